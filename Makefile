@@ -1,0 +1,42 @@
+# make            builds the extensions' scripts
+# make install    installs them into the PostgreSQL that pg_config names
+# make installcheck   runs the SQL regression tests against a running server
+# make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
+# make test       from a bare Debian or Ubuntu to all tests passed
+
+VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/sql_diffusion.control)
+PYTHON3 ?= python3
+
+# The reference, in the order in which it reads; the install script is these files one after the other.
+SQL = \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/tensors.sql sql/random.sql \
+	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
+	sql/unet.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	build/butterflies.sql
+
+LAYERS = elementwise silu group_norm conv2d linear attention interpolate timestep_embedding blocks
+
+EXTENSION  = extension/sql_diffusion
+DATA_built = build/sql_diffusion--$(VERSION).sql
+DOCS       = $(wildcard doc/*.md)
+
+REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
+REGRESS_OPTS = --inputdir=tests --outputdir=build
+
+EXTRA_CLEAN = build
+
+PG_CONFIG ?= pg_config
+ifneq ($(shell command -v $(PG_CONFIG)),)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+endif
+
+all: $(DATA_built)
+
+build/sql_diffusion--$(VERSION).sql: $(SQL) Makefile
+	@mkdir -p build
+	cat $(SQL) > $@.new && mv $@.new $@
+
+build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
+	@mkdir -p build
+	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
