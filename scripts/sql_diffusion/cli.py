@@ -29,8 +29,8 @@ from .errors import Problem
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a check failed (verify, doctor); 2 wrong command line; 3 the database (no connection, "
-    "extension missing, refused); 4 the checkpoint (not found, incomplete, damaged, unsupported); 5 the model (unknown, "
-    "or there already); 130 interrupted."
+    "extension missing, refused); 4 the checkpoint (not found, incomplete, damaged, unsupported); 5 the model "
+    "(unknown, or there already); 130 interrupted."
 )
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Loads a checkpoint. What can be refused is refused before the weights are fetched, the rest before anything is written."""
+"""Loads a checkpoint: what can be refused is refused before the weights are fetched or anything is written."""
 
 import hashlib
 from pathlib import Path
