@@ -267,17 +267,10 @@ def generate(
     if animate is not None:
         pictures.check_moving(animate)
     first = secrets.randbelow(2**32) if seed is None else seed
-    request = Settings(
-        model,
-        num_inference_steps,
-        parse_timesteps(timesteps),
-        scheduler and scheduler.value,
-        eta,
-        backend and backend.value,
-    )
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
+        request = Settings(name, num_inference_steps, parse_timesteps(timesteps), scheduler and scheduler.value, eta)
         samples: list[Any] = []
         frames: list[list[Any]] = []
         done: list[Any] = []
@@ -285,7 +278,7 @@ def generate(
             task = progress.add_task(f"Generating {name}", total=count * step_count(connection, request))
             for current in range(first, first + count):
                 done = []
-                for step in steps(connection, current, request):
+                for step in steps(connection, current, backend and backend.value, request):
                     done.append(step)
                     progress.advance(task)
                 samples.append(done[-1].sample)
@@ -296,7 +289,7 @@ def generate(
     for lines in shown:
         typer.echo("\n".join(lines) + "\x1b[0m", color=True)
     images = [pictures.to_image(sample, scale) for sample in samples]
-    text = picture_text(name, request, [step.timestep for step in done])
+    text = picture_text(request, [step.timestep for step in done])
     seeds = list(range(first, first + count))
     every = ",".join(map(str, seeds))
     if output is not None or not (ansi or animate):
@@ -396,15 +389,12 @@ def parse_timesteps(text: str | None) -> list[int] | None:
         ) from None
 
 
-def picture_text(name: str, request: Any, timesteps: list[int]) -> dict[str, str]:
+def picture_text(request: Any, timesteps: list[int]) -> dict[str, str]:
     """What a picture's text chunks say besides its seed."""
-    text = {"Software": f"sql_diffusion {__version__}", "model": name, "num_inference_steps": str(len(timesteps))}
-    for key in ("scheduler", "eta", "backend"):
-        if getattr(request, key) is not None:
-            text[key] = str(getattr(request, key))
+    given = {key: str(value) for key, value in request._asdict().items() if value is not None}
     if request.timesteps is not None:
-        text["timesteps"] = ",".join(map(str, timesteps))
-    return text
+        given["timesteps"] = ",".join(map(str, timesteps))
+    return {"Software": f"sql_diffusion {__version__}", **given, "num_inference_steps": str(len(timesteps))}
 
 
 def write(save: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from . import arrays
-from .errors import DATABASE, MODEL, Problem
+from .errors import CHECKPOINT, DATABASE, MODEL, Problem
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -55,6 +55,10 @@ def explain(error: psycopg.Error) -> Problem:
     message = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
     if error.sqlstate == "42704":  # unknown model
         return Problem(message, error.diag.message_hint or "See what is loaded: sql-diffusion list", MODEL)
+    if error.sqlstate == "55000":  # unfinished model
+        return Problem(message, error.diag.message_hint, MODEL)
+    if error.sqlstate == "0A000":  # a setting that is not run
+        return Problem(message, error.diag.message_hint or "doc/reference.md says which settings run.", CHECKPOINT)
     if error.sqlstate == "42501":  # not allowed
         hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion: it owns the models."
         return Problem(message, error.diag.message_hint or hint, DATABASE)
@@ -84,19 +88,9 @@ def extension_schema(connection: Connection) -> str:
 
 
 def backend_schema(connection: Connection, backend: str | None) -> str:
-    """The schema of the layers: of the NumPy extension where it is there, unless told otherwise."""
-    if backend == "sql":
-        return "sql_diffusion"
-    installed = connection.execute(
-        "select 1 from pg_catalog.pg_extension e where e.extname = 'sql_diffusion_numpy'"
-    ).fetchone()
-    if backend == "numpy" and not installed:
-        raise Problem(
-            f"the extension sql_diffusion_numpy is not in database {connection.info.dbname}",
-            "A superuser runs: CREATE EXTENSION sql_diffusion_numpy CASCADE",
-            DATABASE,
-        )
-    return "sql_diffusion_numpy" if installed else "sql_diffusion"
+    """The schema of the layers that the extension chooses for a backend: of its own, or of the NumPy extension."""
+    row: Any = connection.execute("select sql_diffusion.choose_backend(%s)", [backend]).fetchone()
+    return {"sql": "sql_diffusion", "numpy": "sql_diffusion_numpy"}[row[0]]
 
 
 def function(schema: str, name: str) -> sql.Identifier:

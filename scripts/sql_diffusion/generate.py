@@ -5,13 +5,9 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
-from .database import Connection, extension_schema, function
+from .database import Connection, backend_schema, extension_schema, function
 from .errors import MODEL, Problem
-from .models import settings
 from .tensors import Float32Array
-
-# What a diffusers pipeline does when it is not told.
-PIPELINE_STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50}
 
 
 class Step(NamedTuple):
@@ -23,65 +19,56 @@ class Step(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What ddpm_generate and ddpm_steps take besides the seed; None leaves it to the model."""
+    """What ddpm_steps takes besides the seed; None leaves it to the model."""
 
-    model: str | None = None
+    model: str
     num_inference_steps: int | None = None
     timesteps: list[int] | None = None
     scheduler: str | None = None
     eta: float | None = None
-    backend: str | None = None
 
 
 def model_name(connection: Connection, model: str | None) -> str:
     """The model that is meant where none is named: the setting sql_diffusion.model, else the bundled one."""
-    if model is not None:
-        return model
-    row = connection.execute(
-        "select coalesce(nullif(pg_catalog.current_setting('sql_diffusion.model', true), ''), "
-        "(select m.name from sql_diffusion.models m where m.bundled order by m.name limit 1))"
-    ).fetchone()
-    if row is None or row[0] is None:
+    row: Any = connection.execute("select coalesce(%s, sql_diffusion.default_model())", [model]).fetchone()
+    if row[0] is None:
         raise Problem("no model was named and none is bundled", "Give --model NAME: sql-diffusion list", MODEL)
     return str(row[0])
 
 
 def step_count(connection: Connection, request: Settings) -> int:
-    """How many steps a picture takes: what was asked for, else the model's default."""
-    if request.timesteps:
-        return len(request.timesteps)
-    if request.num_inference_steps:
-        return request.num_inference_steps
-    name = model_name(connection, request.model)
-    defaults = settings(connection, name)["defaults"]
-    if defaults.get("timesteps"):
-        return len(defaults["timesteps"])
-    if defaults.get("num_inference_steps"):
-        return int(defaults["num_inference_steps"])
-    row = connection.execute("select m.pipeline from sql_diffusion.models m where m.name = %s", [name]).fetchone()
-    ddim = request.scheduler == "ddim" or (request.scheduler is None and row and row[0] == "DDIMPipeline")
-    return PIPELINE_STEPS["DDIMPipeline" if ddim else "DDPMPipeline"]
+    """How many steps a picture takes. The server refuses settings that cannot be, before anything is generated."""
+    query = sql.SQL("select count(*) from sql_diffusion.generation_schedule({})").format(arguments(request))
+    row: Any = connection.execute(query).fetchone()
+    return int(row[0])
 
 
-def steps(connection: Connection, seed: int, request: Settings) -> Iterator[Step]:
+def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Iterator[Step]:
     """The steps of one picture, each as soon as the server has done it; the last one's sample is the picture."""
-    arguments = {"seed": seed, **{key: value for key, value in request._asdict().items() if value is not None}}
-    types = {"seed": "bigint", "timesteps": "int[]", "num_inference_steps": "int", "eta": "real"}
-    # In the select list the function's rows come one by one; in FROM the server would gather them all first.
+    # In the select list the function's rows come one by one; in FROM the server would gather them all first. For the
+    # same reason the backend's own function is called, and not the verb that chooses between the two.
     query = sql.SQL(
-        "select (s.row).step, (s.row).timestep, (s.row).sample from (select {function}({arguments}) as row) s"
+        "select (s.row).step, (s.row).timestep, (s.row).sample "
+        "from (select {function}(seed => {seed}, {rest}) as row) s"
     ).format(
-        function=function(extension_schema(connection), "ddpm_steps"),
-        arguments=sql.SQL(", ").join(
-            sql.SQL("{} => {}::{}").format(sql.Identifier(key), sql.Literal(value), sql.SQL(types.get(key, "text")))
-            for key, value in arguments.items()
-        ),
+        function=function(backend_schema(connection, backend), "ddpm_steps"),
+        seed=sql.Literal(seed),
+        rest=arguments(request),
     )
     with connection.transaction(), connection.cursor("steps") as cursor:
         cursor.itersize = 1
         cursor.execute(query, binary=True)
         for row in cursor:
             yield Step(*row)
+
+
+def arguments(request: Settings) -> sql.Composed:
+    """model => 'butterflies', num_inference_steps => 50: what was given, by name."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Literal(value))
+        for key, value in request._asdict().items()
+        if value is not None
+    )
 
 
 def ansi_lines(connection: Connection, sample: Float32Array, scale: int = 1) -> list[str]:

@@ -1,6 +1,7 @@
 """Loads a checkpoint: what can be refused is refused before the weights are fetched or anything is written."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +44,15 @@ def load(
 
     files = [checkpoint.source.fetch(file, progress) for file in checkpoint.weights]
     modules = match_modules(read_headers(files), expected)
-    digest = check_files(checkpoint, files, progress)
 
     total = sum(map(module_bytes, modules))
     task = progress.add_task("Writing to the server", total=total)
-    write_model(connection, name, checkpoint, modules, digest, replace, lambda count: progress.advance(task, count))
+    # Hashing and copying go on side by side: one keeps this machine busy, the other the server.
+    with ThreadPoolExecutor(max_workers=1) as hasher:
+        digest = hasher.submit(check_files, checkpoint, files)
+        write_model(
+            connection, name, checkpoint, modules, digest.result, replace, lambda count: progress.advance(task, count)
+        )
     return Loaded(
         name,
         sum(module.weight.size + (module.bias.size if module.bias else 0) for module in modules),
@@ -55,7 +60,7 @@ def load(
         stored_type(modules),
         checkpoint.source.label,
         checkpoint.source.revision,
-        digest,
+        digest.result(),
         checkpoint.notes,
     )
 
@@ -66,12 +71,11 @@ def default_name(checkpoint: Checkpoint) -> str:
     return parent if name == "unet" and parent not in ("", "/") else name
 
 
-def check_files(checkpoint: Checkpoint, files: list[Path], progress: Progress) -> str:
+def check_files(checkpoint: Checkpoint, files: list[Path]) -> str:
     """The SHA-256 that models.sha256 is to hold. Raises a Problem where a file is not the one that the hub has."""
-    task = progress.add_task("Checking SHA-256", total=sum(file.stat().st_size for file in files))
     digests = []
     for name, file in zip(checkpoint.weights, files, strict=True):
-        digest = sha256(file, lambda count: progress.advance(task, count))
+        digest = sha256(file)
         wanted = checkpoint.source.sha256.get(name)
         if wanted is not None and digest != wanted:
             # The hub's cache would hand out the damaged copy for ever.
@@ -82,7 +86,6 @@ def check_files(checkpoint: Checkpoint, files: list[Path], progress: Progress) -
                 "The copy in the hub's cache was removed. Run the same command again to fetch it anew.",
             )
         digests.append(digest)
-    progress.remove_task(task)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -145,12 +145,11 @@ def expected_modules(connection: Connection, config: dict[str, Any]) -> list[Exp
 
 def check_configuration(connection: Connection, checkpoint: Checkpoint) -> list[ExpectedModule]:
     """The modules that its network has to have. The server refuses settings that it cannot run, and names them."""
-    modules = expected_modules(connection, checkpoint.config)
-    # Reading one row of the schedule has the server judge the scheduler's settings too.
     connection.execute(
-        "select s.timestep from sql_diffusion.noise_schedule(%s) s limit 1", [Jsonb(checkpoint.scheduler)]
+        "select sql_diffusion.check_component(%s, %s), sql_diffusion.check_scheduler(%s)",
+        [COMPONENT, Jsonb(checkpoint.config), Jsonb(checkpoint.scheduler)],
     )
-    return modules
+    return expected_modules(connection, checkpoint.config)
 
 
 def write_model(
@@ -158,11 +157,15 @@ def write_model(
     name: str,
     checkpoint: Checkpoint,
     modules: list[Module],
-    sha256: str,
+    sha256: Callable[[], str],
     replace: bool,
     advance: Callable[[int], None],
 ) -> None:
-    """Writes a model in one transaction, so that readers see all of it or nothing. advance is told the bytes read."""
+    """Writes a model in one transaction, so that readers see all of it or nothing.
+
+    sha256 is asked at the end for the digest of the weights, and raises where it is not what it should be; then nothing
+    is written. advance is told the bytes read.
+    """
     with connection.transaction():
         # Two loads of one name take turns; the loser is told that the name is taken, or replaces what the winner wrote.
         connection.execute(
@@ -172,8 +175,8 @@ def write_model(
         if replace:
             delete(connection, name, must_exist=False)
         connection.execute(
-            "insert into sql_diffusion.models (name, pipeline, scheduler, defaults, source, revision, sha256) "
-            "values (%s, %s, %s, %s, %s, %s, %s)",
+            "insert into sql_diffusion.models (name, pipeline, scheduler, defaults, source, revision) "
+            "values (%s, %s, %s, %s, %s, %s)",
             [
                 name,
                 checkpoint.pipeline,
@@ -181,7 +184,6 @@ def write_model(
                 Jsonb(checkpoint.defaults),
                 checkpoint.source.label,
                 checkpoint.source.revision,
-                sha256,
             ],
         )
         connection.execute(
@@ -190,6 +192,7 @@ def write_model(
         )
         copy_modules(connection, name, modules, advance)
         connection.execute("select sql_diffusion.check_model(%s)", [name])
+        connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [sha256(), name])
 
 
 def copy_modules(connection: Connection, name: str, modules: list[Module], advance: Callable[[int], None]) -> None:

@@ -8,7 +8,6 @@ resident until the whole model is.
 import hashlib
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,11 +99,7 @@ def read_tensor(tensor: Tensor) -> Float32Array:
     return values.reshape(tensor.shape)
 
 
-def sha256(file: Path, advance: Callable[[int], None] = lambda count: None) -> str:
-    """The SHA-256 of a file, in hexadecimal; advance is told the bytes as they are read."""
-    digest = hashlib.sha256()
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
