@@ -123,7 +123,7 @@ create function sql_diffusion.linspace(first double precision, last double preci
 language sql immutable strict parallel safe rows 1000
 begin atomic
   -- The upper half is counted from the end, in single precision, as torch.linspace does.
-  select i, case when i < steps / 2 then first::real + width.step * i::real
+  select i, case when i = 0 or i < steps / 2 then first::real + width.step * i::real
                  else last::real - width.step * (steps - 1 - i)::real end
   from pg_catalog.generate_series(0, steps - 1) as i,
        (select case when steps > 1 then (last::real - first::real) / (steps - 1)::real else 0::real end as step) width
@@ -229,6 +229,7 @@ comment on function sql_diffusion.check_timesteps(jsonb, int, int[], real) is
 create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text, num_inference_steps int default null, timesteps int[] default null, eta real default 0)
   returns setof sql_diffusion.schedule_step
 language sql immutable parallel safe rows 50
+set jit to off
 begin atomic
   select sql_diffusion.check_scheduler(config),
          sql_diffusion.check_timesteps(config, num_inference_steps, timesteps, eta);
@@ -280,7 +281,7 @@ begin atomic
          ) p
   ),
   roots as (
-    select a.step, a.timestep, a.previous_timestep, a.sampler, a.prediction_type, a.variance_type, a.clip_range, a.alpha_prod_prev, a.beta_prod, a.beta_prod_prev, a.alpha, a.beta,
+    select a.step, a.timestep, a.previous_timestep, a.sampler, a.prediction_type, a.variance_type, a.clip_range, a.beta_prod, a.beta_prod_prev, a.alpha, a.beta,
            pg_catalog.sqrt(a.alpha_prod)::real as sqrt_alpha_prod,
            pg_catalog.sqrt(a.beta_prod)::real as sqrt_beta_prod,
            pg_catalog.sqrt(a.alpha_prod_prev)::real as sqrt_alpha_prod_prev,
@@ -289,12 +290,12 @@ begin atomic
     from alphas a
   ),
   direction as (
-    select r.step, r.timestep, r.previous_timestep, r.sampler, r.prediction_type, r.variance_type, r.clip_range, r.alpha_prod_prev, r.beta_prod, r.beta_prod_prev, r.alpha, r.beta,
-           r.sqrt_alpha_prod, r.sqrt_beta_prod, r.sqrt_alpha_prod_prev, r.variance,
-           eta * pg_catalog.sqrt(r.variance)::real as sigma,
+    select r.step, r.timestep, r.previous_timestep, r.sampler, r.prediction_type, r.variance_type, r.clip_range, r.beta_prod, r.beta_prod_prev, r.alpha, r.beta,
+           r.sqrt_alpha_prod, r.sqrt_beta_prod, r.sqrt_alpha_prod_prev, r.variance, noise.sigma,
            -- the length of DDIM's "direction pointing to x_t", equation 12
-           pg_catalog.sqrt(greatest(r.beta_prod_prev - (eta * pg_catalog.sqrt(r.variance)::real) ^ 2, 0))::real as length
-    from roots r
+           pg_catalog.sqrt(greatest(r.beta_prod_prev - noise.sigma * noise.sigma, 0::real))::real as length
+    from roots r,
+         lateral (select eta * pg_catalog.sqrt(r.variance)::real as sigma) noise
   )
   select d.step, d.timestep, d.previous_timestep,
          -- Ho et al. equation 15; Progressive Distillation (arXiv 2202.00512) appendix D for v.
