@@ -25,7 +25,7 @@ return
       sql_diffusion.shape(input), cardinality(string_to_array(dimensions, ', ')),
       case when dimensions like '%, %' then 's' else '' end, dimensions))
   when exists (select from generate_series(1, array_ndims(input)) dimension where array_lower(input, dimension) <> 1) then
-    sql_diffusion.fail(format('%s has the bounds %s, expected subscripts that begin at 1', name, array_dims(input)))
+    sql_diffusion.fail(format('%s has the bounds %s, expected lower bounds of 1', name, array_dims(input)))
   else
     true
   end;
@@ -47,6 +47,16 @@ return (
   from (select unnest(input) as element) elements);
 comment on function sql_diffusion.check_values(real[], text) is
   'Refuses a tensor with an element that is NULL, NaN or infinite. The name opens the message: "silu: input".';
+
+create function sql_diffusion.check_same_shape(input real[], model real[], name text, model_name text) returns boolean
+language sql immutable strict parallel safe
+return
+  case when sql_diffusion.shape(input) <> sql_diffusion.shape(model)
+  then sql_diffusion.fail(format('%s has shape %s, expected the shape of %s, %s', name, sql_diffusion.shape(input), model_name, sql_diffusion.shape(model)))
+  else true
+  end;
+comment on function sql_diffusion.check_same_shape(real[], real[], text, text) is
+  'Refuses a tensor whose shape is not that of another. The names are those of the message: "add: b", "a".';
 
 -- The one way from a flat array to a shaped one: slices of a one-dimensional array, aggregated, are the rows of a
 -- two-dimensional one; slices of that are the planes of a three-dimensional one; and so on.

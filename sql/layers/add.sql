@@ -4,9 +4,7 @@ set jit = off
 begin atomic
   select sql_diffusion.check_tensor(a, 'add: a'),
          sql_diffusion.check_tensor(b, 'add: b');
-  select case when sql_diffusion.shape(a) <> sql_diffusion.shape(b) then
-           sql_diffusion.fail(format('add: b has shape %s, expected the shape of a, %s', sql_diffusion.shape(b), sql_diffusion.shape(a)))
-         end,
+  select sql_diffusion.check_same_shape(b, a, 'add: b', 'a'),
          sql_diffusion.check_values(a, 'add: a'),
          sql_diffusion.check_values(b, 'add: b');
   select sql_diffusion.with_shape(array_agg(pair.x + pair.y), sql_diffusion.shape(a))
