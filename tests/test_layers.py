@@ -365,7 +365,7 @@ REFUSED = {
     "silu('{1,NaN}')": "silu: input holds NaN or infinite values",
     "silu('{1,Infinity}')": "silu: input holds NaN or infinite values",
     "silu('{1,-Infinity}')": "silu: input holds NaN or infinite values",
-    "silu('[0:1]={1,2}')": "silu: input has the bounds [0:1], expected lower bounds of 1",
+    "silu('[0:1]={1,2}')": "silu: input has the bounds [0:1], expected subscripts that begin at 1",
     "add('{1,2}', '{1,2,3}')": "add: b has shape {3}, expected the shape of a, {2}",
     "add('{1,2}', '{{1,2}}')": "add: b has shape {1,2}, expected the shape of a, {2}",
     "add('{1,2}', '{1,NaN}')": "add: b holds NaN or infinite values",
