@@ -28,7 +28,10 @@ PLAIN = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"
 def cluster() -> Iterator[dict[str, str]]:
     """A cluster of the test's own: killing a backend makes PostgreSQL end every other session too."""
     keeper = subprocess.Popen(
-        [PRIVATE_CLUSTER, "sh", "-c", 'echo "$PGHOST"; exec cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [PRIVATE_CLUSTER, "sh", "-c", 'echo "$PGHOST"; exec cat'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert keeper.stdin and keeper.stdout
     host = keeper.stdout.readline().strip()
@@ -108,9 +111,7 @@ def test_killed_at_random_moments(
     assert rows(cluster, "killed") == (0, 0, 0)
 
 
-def strike(
-    cluster: dict[str, str], process: subprocess.Popen[str], kill: Callable[[int], None], moment: float
-) -> bool:
+def strike(cluster: dict[str, str], process: subprocess.Popen[str], kill: Callable[[int], None], moment: float) -> bool:
     """Kills once the server has taken so many bytes. False where the load was done before."""
     with connect(cluster) as own:
         while process.poll() is None:
@@ -211,5 +212,3 @@ def test_interrupted_by_the_user(cluster: dict[str, str], large: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in err
     assert rows(cluster, "killed") == (0, 0, 0)
-
-

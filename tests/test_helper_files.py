@@ -148,7 +148,9 @@ def test_deep_nesting_and_a_huge_header(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
-    twice = json.dumps(HEADER)[:-1] + ', "norm.bias": ' + json.dumps({**HEADER["norm.bias"], "data_offsets": [-8, 8]}) + "}"
+    twice = (
+        json.dumps(HEADER)[:-1] + ', "norm.bias": ' + json.dumps({**HEADER["norm.bias"], "data_offsets": [-8, 8]}) + "}"
+    )
     refused(tmp_path, put_together(twice.encode()))
     twice = json.dumps(HEADER)[:-1] + ', "norm.bias": ' + json.dumps(HEADER["norm.bias"]) + "}"
     assert "twice" in refused(tmp_path, put_together(twice.encode()))
