@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -21,6 +22,7 @@ from reference import random_unet
 
 PRIVATE_CLUSTER = Path(__file__).parent.parent / "scripts" / "private-cluster"
 MOMENTS = 10
+Kill = Callable[[subprocess.Popen[str], int], None]  # told the helper's process and its backend's id
 PLAIN = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
 
 
@@ -80,7 +82,7 @@ def test_killed_at_random_moments(
     cluster: dict[str, str],
     large: Path,
     rng: np.random.Generator,
-    kill: Callable[[subprocess.Popen[str], int], None],
+    kill: Kill,
 ) -> None:
     if kill is kill_backend and os.geteuid() != 0:
         pytest.skip("only root may kill a backend of another user")
@@ -89,7 +91,7 @@ def test_killed_at_random_moments(
     for _ in range(4 * MOMENTS):
         share = rng.uniform(-0.1, 1)  # of the bytes copied; below 0: as soon as the session is there
         process = command.start("postgres", "load", large, "--name", "killed", **cluster)
-        hit = strike(cluster, process, lambda backend, process=process: kill(process, backend), share * total)
+        hit = strike(cluster, process, kill, share * total)
         out, err = process.communicate(timeout=60)
         if not hit:  # it was sooner done than killed
             assert process.returncode == 0, err
@@ -111,7 +113,7 @@ def test_killed_at_random_moments(
     assert rows(cluster, "killed") == (0, 0, 0)
 
 
-def strike(cluster: dict[str, str], process: subprocess.Popen[str], kill: Callable[[int], None], moment: float) -> bool:
+def strike(cluster: dict[str, str], process: subprocess.Popen[str], kill: Kill, moment: float) -> bool:
     """Kills once the server has taken so many bytes. False where the load was done before."""
     with connect(cluster) as own:
         while process.poll() is None:
@@ -121,7 +123,7 @@ def strike(cluster: dict[str, str], process: subprocess.Popen[str], kill: Callab
                 "where a.application_name = 'sql-diffusion' and a.backend_type = 'client backend'"
             ).fetchone()
             if found and (found[1] >= moment or moment < 0):
-                kill(found[0])
+                kill(process, found[0])
                 process.wait(60)
                 return process.returncode != 0
     return False
@@ -158,7 +160,7 @@ def constants(tmp_path: Path) -> list[Path]:
 
 def test_readers_see_the_old_or_the_new_model(database: str, constants: list[Path]) -> None:
     command.succeed(database, "load", constants[0], "--name", "replaced")
-    seen: list[tuple[int, float, float, float, str]] = []
+    seen: list[Any] = []
     stop = threading.Event()
 
     def read() -> None:
@@ -207,7 +209,7 @@ def test_two_loads_of_one_name(database: str, constants: list[Path], replace: li
 def test_interrupted_by_the_user(cluster: dict[str, str], large: Path) -> None:
     """Ctrl-C: exit code 130, no traceback, no trace."""
     process = command.start("postgres", "load", large, "--name", "killed", **cluster)
-    assert strike(cluster, process, lambda backend: process.send_signal(signal.SIGINT), 1)
+    assert strike(cluster, process, lambda process, backend: process.send_signal(signal.SIGINT), 1)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err

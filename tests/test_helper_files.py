@@ -18,7 +18,7 @@ from sql_diffusion.errors import Problem
 from sql_diffusion.tensors import read_header, read_tensor
 
 EXPECTED = [("conv", [2, 3, 1, 1], [2]), ("norm", [4], [4])]
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1),
     "conv.bias": np.arange(2, dtype=np.float32),
     "norm.weight": np.arange(4, dtype=np.float16),
