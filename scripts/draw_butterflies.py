@@ -251,7 +251,7 @@ def main(
     count: Annotated[int, typer.Option(help="How many butterflies.", min=1)] = 8000,
     first_seed: Annotated[int, typer.Option(help="Seed of the first; the others follow it.", min=0)] = 0,
     size: Annotated[int, typer.Option(help="Width and height in pixels.", min=8)] = 64,
-    grid: Annotated[int, typer.Option(help="Draw a grid of this many by this many instead, as one picture.", min=0)] = 0,
+    grid: Annotated[int, typer.Option(help="Draw a grid of so many by so many instead, as one picture.", min=0)] = 0,
 ) -> None:
     """Draw butterflies into a NumPy file, or as one picture to look at."""
     if grid:

@@ -24,11 +24,11 @@ import torch
 import typer
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from draw_butterflies import draw_butterflies, grid_picture
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from sample_butterflies import sample
 
 
 def build_unet(channels: tuple[int, ...], groups: int, size: int) -> UNet2DModel:
@@ -95,20 +95,11 @@ def denoising_loss(
     return (weights * errors).mean(), errors.mean().detach()
 
 
-def save_samples(unet: UNet2DModel, file: Path, count: int, steps: int, batch_size: int = 16) -> None:
+def save_samples(unet: UNet2DModel, scheduler: DDPMScheduler, file: Path, count: int, steps: int) -> None:
     """A grid of samples, always from the same noise, so that snapshots can be compared."""
-    was_training = unet.training
-    unet.eval()
-    pipeline = DDPMPipeline(unet, DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear"))
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    pictures = [
-        pipeline(min(batch_size, count - i), generator, steps, output_type="np").images
-        for i in range(0, count, batch_size)
-    ]
-    columns = math.ceil(math.sqrt(count))
-    grid_picture(np.rint(np.concatenate(pictures) * 255).astype(np.uint8), columns).save(file)
-    unet.train(was_training)
+    pipeline = DDPMPipeline(unet, scheduler)
+    pictures = sample(pipeline, "DDIMScheduler", steps, range(count))
+    grid_picture(pictures, math.ceil(math.sqrt(count))).save(file)
 
 
 def save_pipeline(unet: UNet2DModel, scheduler: DDPMScheduler, folder: Path) -> None:
@@ -124,7 +115,9 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Pictures in a step.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="Full learning rate, of AdamW.", min=0)] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=1)] = 200,
-    fall: Annotated[float, typer.Option(help="Last share of the run, in which the rate falls to 0.", min=0.01, max=1)] = 0.3,
+    fall: Annotated[
+        float, typer.Option(help="Last share of the run, where the rate falls to 0.", min=0.01, max=1)
+    ] = 0.3,
     snr_gamma: Annotated[float, typer.Option(help="Gamma of the Min-SNR loss weights; 0: no weights.", min=0)] = 5.0,
     ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights.", min=0, max=1)] = 0.999,
     channels: Annotated[str, typer.Option(help="Channels of the levels, from the top.")] = "16,32,64,64",
@@ -175,7 +168,7 @@ def main(
         ema.copy_to(averaged.parameters())
         save_pipeline(averaged, scheduler, run_dir / "pipeline")
         if sample_count:
-            save_samples(averaged, run_dir / f"samples-{step:06d}.png", sample_count, sample_steps)
+            save_samples(averaged.eval(), scheduler, run_dir / f"samples-{step:06d}.png", sample_count, sample_steps)
 
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn())
     with (
