@@ -14,7 +14,7 @@ distance from it as a fraction of the distance to the outline, so 0 is the root 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -63,10 +63,11 @@ def rgb(colour: str) -> Floats:
     return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=np.float32)
 
 
-def smooth_outline(knots: list[tuple[float, float]], softness: float) -> Floats:
+def smooth_outline(knots: Sequence[tuple[float, float]], softness: float) -> Floats:
     """Radii for each of 720 half degrees from -180: the knots joined by lines, then blurred into a smooth curve."""
     degrees = np.arange(-180.0, 180.0, 0.5)
-    radii = np.interp(degrees, *zip(*sorted(knots), strict=True), left=0.0, right=0.0)
+    directions, distances = np.array(sorted(knots)).T
+    radii = np.interp(degrees, directions, distances, left=0.0, right=0.0)
     taps = np.arange(-60, 61) * 0.5
     kernel = np.exp(-0.5 * (taps / softness) ** 2)
     return np.convolve(radii, kernel / kernel.sum(), mode="same").astype(np.float32)
@@ -79,7 +80,7 @@ def mix(picture: Floats, colour: Floats, amount: Floats) -> None:
 
 def ramp(low: float, high: float, values: Floats) -> Floats:
     """0 below `low`, 1 above `high`, smooth between."""
-    t = np.clip((values - low) / (high - low), 0, 1)
+    t: Floats = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
@@ -175,7 +176,8 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
         """Distance from a place on the wing, in units of `size`."""
         r = rho * wing.radius(theta)
         cx, cy = r * np.cos(np.deg2rad(theta)), r * np.sin(np.deg2rad(theta))
-        return np.hypot(wing.x - np.float32(cx), wing.y - np.float32(cy)) / np.float32(size)
+        distance: Floats = np.hypot(wing.x - np.float32(cx), wing.y - np.float32(cy))
+        return distance / np.float32(size)
 
     def paint_wing(wing: Wing, inner: Floats, outer: Floats, is_fore: bool) -> None:
         inside = (wing.rho < 1).astype(np.float32)
@@ -225,7 +227,7 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
     club = np.hypot(x - np.float32(antenna_x), y - np.float32(antenna_y)) < 0.9 * pixel
     mix(picture, brown, (stalk | club).astype(np.float32))
 
-    shrunk = picture.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    shrunk: Floats = picture.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
     return np.rint(shrunk * 255).astype(np.uint8)
 
 

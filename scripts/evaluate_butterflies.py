@@ -5,7 +5,8 @@
 Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
 that are random, orthogonal and fixed by a seed (three layers of 3x3 convolutions with stride 2 and ReLU, averaged over
 a 4x4 grid of places), projected on the 64 principal components that they have on the drawn training pictures, each
-scaled to variance 1 there. Random features know nothing of butterflies, but they see colours, edges, texture and where they are.
+scaled to variance 1 there. Random features know nothing of butterflies, but they see colours, edges,
+texture and where they are.
 
 frechet     Frechet distance of two normal distributions (Heusel et al. 2017, arXiv:1706.08500, eq. 6), lower is better.
             It depends on the number of pictures: compare only rows of the same count.
@@ -50,7 +51,8 @@ def random_features(pictures: NDArray[np.uint8], seed: int = 0) -> Floats:
         weight = torch.empty(deep, wide, 3, 3)
         torch.nn.init.orthogonal_(weight, gain=math.sqrt(2), generator=generator)
         x = torch.nn.functional.conv2d(x, weight, stride=2, padding=1).relu()
-    return torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1).double().numpy()
+    features: Floats = torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1).double().numpy()
+    return features
 
 
 def fit_space(features: Floats) -> FeatureSpace:

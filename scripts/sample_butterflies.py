@@ -40,7 +40,8 @@ def sample(
     for first in track(range(0, len(seeds), batch_size), f"{scheduler} {steps}", transient=True):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
         pictures.append(chooser(len(generators), generators, steps, output_type="np").images)
-    return np.rint(np.concatenate(pictures) * 255).astype(np.uint8)
+    images: NDArray[np.float32] = np.concatenate(pictures)  # 0..1
+    return np.rint(images * 255).astype(np.uint8)
 
 
 def query_pictures(query: str, seeds: Sequence[int], database: str) -> NDArray[np.uint8]:

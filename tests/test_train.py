@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +28,18 @@ TINY += ["--sample-count", "4", "--sample-steps", "2", "--save-every", "20"]
 
 
 def train(folder: Path, steps: int, *options: str) -> None:
-    command = [sys.executable, SCRIPTS / "train_butterflies.py", *TINY, "--steps", str(steps)]
+    command: list[str | Path] = [sys.executable, SCRIPTS / "train_butterflies.py", *TINY, "--steps", str(steps)]
     command += ["--data-dir", folder / "data", "--run-dir", folder / "run", *options, folder / "model"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # one thread adds in one order, so runs are equal to the bit
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors_torch.load_file(folder / "model" / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+def weights(folder: Path) -> dict[str, Any]:
+    tensors: dict[str, Any] = safetensors_torch.load_file(
+        folder / "model" / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    )
+    return tensors
 
 
 def test_a_butterfly_is_decided_by_its_seed() -> None:
