@@ -7,7 +7,8 @@ Needs the `train` extra: torch, diffusers and accelerate. It runs on a GPU if th
 The learning rate warms up, stays constant, and falls to zero over the last part of the run. So a run can be stopped and
 resumed, and can be made longer or shorter on the way by another `--steps`, and still is the run that `--steps` names:
 until the fall begins, runs of every length are the same. All randomness of a step comes from the seed and the step's
-number, so a resumed run sees what an uninterrupted one would have seen.
+number, so a resumed run sees what an uninterrupted one would have seen. Ctrl-C and SIGTERM finish the step, save a
+checkpoint and stop.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sample_butterflies import sample
 
 
-def build_unet(channels: tuple[int, ...], groups: int, size: int) -> UNet2DModel:
+def build_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int) -> UNet2DModel:
     """A U-Net with one resnet block a level and attention in the lower two levels."""
     plain = len(channels) - 2
     return UNet2DModel(
@@ -42,7 +44,7 @@ def build_unet(channels: tuple[int, ...], groups: int, size: int) -> UNet2DModel
         block_out_channels=channels,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * 2,
         up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
-        attention_head_dim=8,
+        attention_head_dim=head_dim,
         norm_num_groups=groups,
     )
 
@@ -121,6 +123,7 @@ def main(
     snr_gamma: Annotated[float, typer.Option(help="Gamma of the Min-SNR loss weights; 0: no weights.", min=0)] = 5.0,
     ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights.", min=0, max=1)] = 0.999,
     channels: Annotated[str, typer.Option(help="Channels of the levels, from the top.")] = "16,32,64,64",
+    head_dim: Annotated[int, typer.Option(help="Channels of an attention head.", min=1)] = 32,
     groups: Annotated[int, typer.Option(help="Groups of the group normalisations.", min=1)] = 8,
     size: Annotated[int, typer.Option(help="Width and height of the pictures.", min=8)] = 64,
     pictures: Annotated[int, typer.Option(help="How many butterflies to draw and learn from.", min=1)] = 8000,
@@ -139,7 +142,7 @@ def main(
     run_dir.mkdir(parents=True, exist_ok=True)
     data = load_pictures(data_dir, pictures, size)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
-    unet = build_unet(tuple(int(c) for c in channels.split(",")), groups, size)
+    unet = build_unet(tuple(int(c) for c in channels.split(",")), head_dim, groups, size)
     ema = EMAModel(unet.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(unet.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = run_dir / "checkpoint.pt"
@@ -155,7 +158,7 @@ def main(
     averaged = UNet2DModel.from_config(accelerator.unwrap_model(unet).config).to(accelerator.device)
     unet.train()
 
-    def save(step: int) -> None:
+    def save(step: int, with_samples: bool) -> None:
         state = {
             "unet": accelerator.unwrap_model(unet).state_dict(),
             "ema": ema.state_dict(),
@@ -167,9 +170,17 @@ def main(
         checkpoint.with_suffix(".new").replace(checkpoint)  # never half a checkpoint
         ema.copy_to(averaged.parameters())
         save_pipeline(averaged, scheduler, run_dir / "pipeline")
-        if sample_count:
+        if with_samples and sample_count:
             save_samples(averaged.eval(), scheduler, run_dir / f"samples-{step:06d}.png", sample_count, sample_steps)
 
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn())
     with (
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress,
@@ -205,7 +216,12 @@ def main(
                 weighted_sum = plain_sum = count = 0.0
             progress.update(task, completed=done)
             if done % save_every == 0 or done == steps:
-                save(done)
+                save(done, with_samples=True)
+            elif stopping:
+                save(done, with_samples=False)
+            if stopping and done < steps:
+                print(f"stopped after step {done} of {steps}; the same command goes on from there")
+                return
     shutil.copytree(run_dir / "pipeline", output, dirs_exist_ok=True)
 
 

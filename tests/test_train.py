@@ -22,8 +22,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from draw_butterflies import draw_butterfly  # noqa: E402
 
-TINY = ["--pictures", "8", "--size", "16", "--batch-size", "8", "--channels", "8,8,16", "--warmup", "4"]
-TINY += ["--learning-rate", "4e-3", "--ema-decay", "0.5", "--fall", "0.5", "--mixed-precision", "no"]
+TINY = ["--pictures", "8", "--size", "16", "--batch-size", "8", "--channels", "8,8,16", "--head-dim", "8"]
+TINY += ["--warmup", "4", "--learning-rate", "4e-3", "--ema-decay", "0.5", "--fall", "0.5", "--mixed-precision", "no"]
 TINY += ["--sample-count", "4", "--sample-steps", "2", "--save-every", "20"]
 
 
