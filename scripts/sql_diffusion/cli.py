@@ -451,7 +451,7 @@ def source_text(summary: models.Summary) -> str:
 def main() -> None:
     """Runs the command. What goes wrong becomes a sentence and an exit code, never a traceback."""
     try:
-        app()
+        app(prog_name="sql-diffusion")
     except Problem as problem:
         complain(problem)
     except psycopg.Error as error:

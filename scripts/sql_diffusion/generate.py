@@ -1,6 +1,6 @@
 """Generates pictures step by step, as ddpm_steps gives them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from psycopg import sql
@@ -51,7 +51,7 @@ def step_count(connection: Connection, request: Settings) -> int:
     return int(row[0])
 
 
-def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Iterator[Step]:
+def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Generator[Step]:
     """The steps of one picture, each as soon as the server has done it; the last one's sample is the picture."""
     # In the select list the function's rows come one by one; in FROM the server would gather them all first. For the
     # same reason the backend's own function is called, and not the verb that chooses between the two.
