@@ -22,7 +22,7 @@ DATA_built = build/sql_diffusion--$(EXTVERSION).sql
 DOCS       = $(wildcard doc/*.md)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
-REGRESS_OPTS = --inputdir=tests --outputdir=build
+REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
 
 EXTRA_CLEAN = build
 
