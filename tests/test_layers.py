@@ -178,7 +178,6 @@ def outliers_of_weights(rng: np.random.Generator, input: torch.Tensor, weight: t
 
 def far_outliers(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) -> None:
     input.view(-1)[rng.integers(input.numel())] = 300
-    weight.view(-1)[rng.integers(weight.numel())] = -300
 
 
 def zero_channels(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) -> None:

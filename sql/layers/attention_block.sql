@@ -35,7 +35,8 @@ begin atomic
        lateral (select array_agg(element) as flat
                 from (select unnest(sql_diffusion.attention_core(token.q[h * size + 1 : (h + 1) * size],
                                                                  token.k[h * size + 1 : (h + 1) * size],
-                                                                 token.v[h * size + 1 : (h + 1) * size])) as element
+                                                                 token.v[h * size + 1 : (h + 1) * size],
+                                                                 'attention_block')) as element
                       from (select array_length(token.q, 1) / heads as size offset 0) head,
                            generate_series(0, heads - 1) h) elements) attended,
        lateral (select sql_diffusion.conv2d_module(

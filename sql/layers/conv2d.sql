@@ -50,17 +50,23 @@ begin atomic
                                                         / nullif(channel.largest, 0), 0), array[size.height * size.width])) as factor
                       from (select unnest(largest) as largest) channel) factors offset 0) layer,
        generate_series(1, array_length(weight, 1)) o,
-       -- the taps of all input channels, the last first, so that tap (y, x) ends up at the power y * row_stride + x
-       lateral (select convert_to(array_to_string(array_agg(tap.integers[i]), '000000000'), 'SQL_ASCII') as digits
-                from (select array_agg((w * factor)::int + 5500000) as integers
-                      from (select unnest(weight[o:o]) as w, unnest(layer.factors) as factor) pair) tap,
-                     (select generate_series(size.channels * size.height * size.width, 1, -1) as i) reversed) taps,
-       lateral (select array_agg(encode(case size.height
-                                        when 1 then substring(taps.digits from start for 16 * size.width - 9)
-                                        else (select string_agg(substring(taps.digits from line for 16 * size.width - 9), layer.gap)
-                                              from (select generate_series(start, start + 16 * size.width * (size.height - 1), 16 * size.width) as line) lines)
-                                        end, 'escape')::numeric) as numbers
-                from (select generate_series(16 * size.width * size.height * (size.channels - 1) + 1, 1, -16 * size.width * size.height) as start) starts) kernel;
+       lateral (select array_agg((w * factor)::int + 5500000) as integers
+                from (select unnest(weight[o:o]) as w, unnest(layer.factors) as factor) pair offset 0) tap,
+       -- a single tap is its number; of more, those of all input channels are written the last first,
+       -- so that tap (y, x) ends up at the power y * row_stride + x, and cut into channels and rows
+       lateral (select case when size.height * size.width > 1
+                       then convert_to((select array_to_string(array_agg(tap.integers[i]), '000000000')
+                                        from (select generate_series(cardinality(tap.integers), 1, -1) as i) reversed), 'SQL_ASCII')
+                       end as digits offset 0) taps,
+       lateral (select case when size.height * size.width = 1
+                       then tap.integers::numeric[]
+                       else (select array_agg(encode(case size.height
+                                                     when 1 then substring(taps.digits from start for 16 * size.width - 9)
+                                                     else (select string_agg(substring(taps.digits from line for 16 * size.width - 9), layer.gap)
+                                                           from (select generate_series(start, start + 16 * size.width * (size.height - 1), 16 * size.width) as line) lines)
+                                                     end, 'escape')::numeric)
+                             from (select generate_series(16 * size.width * size.height * (size.channels - 1) + 1, 1, -16 * size.width * size.height) as start) starts)
+                       end as numbers offset 0) kernel;
 end;
 comment on function sql_diffusion.conv2d_kernels(real[], double precision[], int) is
   'The kernels of a weight of shape (out, in, height, width) or (out, in) as big numbers, one row an output channel: one number for each input channel, '
