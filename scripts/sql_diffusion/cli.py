@@ -318,7 +318,7 @@ def verify(
 ) -> None:
     """Run a model beside diffusers, layer by layer, and print how far apart they are.
 
-    Needs torch and diffusers here: pip install 'sql_diffusion[verify]'. Exits with 1 where a layer differs by more
+    Needs torch and diffusers here: pip install torch diffusers. Exits with 1 where a layer differs by more
     than 1e-4 of its largest value.
     """
     from .verify import TOLERANCE

@@ -41,7 +41,7 @@ def verify(connection: Connection, name: str, seed: int, timestep: int, backend:
     except ImportError as error:
         raise Problem(
             f"verify compares with diffusers, and {error.name} is not installed",
-            "pip install 'sql_diffusion[verify]'",
+            "pip install torch diffusers",
             USAGE,
         ) from error
 
