@@ -127,9 +127,6 @@ def assemble(
     )
 
 
-LIM, MINT = 1 << 18, 32
-
-
 class Piece(NamedTuple):
     """Some channels of an activation. An activation is a list of pieces: to concatenate is to append."""
 
@@ -260,7 +257,7 @@ def convolve(
 
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
-    most = max(LIM // (weight.shape[0] * across * max(ins, outs * in_blocks)), MINT // across)
+    most = max((1 << 18) // (weight.shape[0] * across * max(ins, outs * in_blocks)), 32 // across)
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
 
     parts = share(batch * down, get_count())
@@ -326,3 +323,19 @@ def convolve(
         merge_statistics([entry for part in taken for entry in part[picture]]) for picture in range(batch)
     ]
     return [Piece(result, Statistics(np.array([m for m, _ in merged]), np.array([d for _, d in merged])))]
+
+
+def conv2d(
+    input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, stride: int = 1, padding: int = 0
+) -> np.ndarray:
+    """(in, height, width), (out, in, kernel height, kernel width), (out) -> (out, ..., ...), for any kernel: im2col."""
+    outs, _, *kernel = weight.shape
+    padded = np.pad(input, ((0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))  # type: ignore[call-overload]
+    windows = windows[:, ::stride, ::stride]  # (in, out height, out width, kernel height, kernel width)
+    _, height, width = windows.shape[:3]
+    columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, height * width)
+    output = np.matmul(weight.reshape(outs, -1), columns)
+    if bias is not None:
+        output += bias[:, None]
+    return output.reshape(outs, height, width)

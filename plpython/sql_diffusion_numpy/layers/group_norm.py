@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import workspace
+from .silu import silu
 
 
 class Statistics(NamedTuple):
@@ -72,3 +73,25 @@ def prepare_norm(
     scale = np.broadcast_to(inverse, channel_mean.shape).reshape(batch, channels) * weight
     shift = bias - np.broadcast_to(mean, channel_mean.shape).reshape(batch, channels) * scale
     return Norm(scale, shift, silu)
+
+
+def apply_norm(values: np.ndarray, norm: Norm) -> np.ndarray:
+    """(batch, height, width, channels), normalised: what the layers otherwise do in passing."""
+    scale, shift = (x.astype(np.float32)[:, None, None, :] for x in (norm.scale, norm.shift))
+    affine = values * scale + shift
+    return silu(affine) if norm.silu else affine
+
+
+def group_norm(
+    input: np.ndarray, num_groups: int, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
+) -> np.ndarray:
+    """(channels, ...), by population variance, as torch.nn.functional.group_norm."""
+    x = input.astype(np.float64).reshape(num_groups, -1)
+    x -= x.mean(axis=1, keepdims=True)
+    x /= np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
+    x = x.reshape(len(input), -1)
+    if weight is not None:
+        x *= weight[:, None]
+    if bias is not None:
+        x += bias[:, None]
+    return x.astype(np.float32).reshape(input.shape)
