@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,24 @@ def signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+blas_was_loaded = False  # before this package could tell it to use one thread
+
+
+def load_numpy() -> None:
+    """Import NumPy, its BLAS held at one thread (this module shares the work out), its threads without signals."""
+    global blas_was_loaded
+    blas_was_loaded = "numpy" in sys.modules
+    for library in ("OPENBLAS", "OMP", "MKL", "BLIS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    with signals_blocked():
+        import numpy  # noqa: F401
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def default_count() -> int:
