@@ -2,7 +2,7 @@
 
 create function sql_diffusion.default_model() returns text
 language sql stable parallel safe
-return coalesce(nullif(pg_catalog.current_setting('sql_diffusion.model', true), ''),
+return coalesce(nullif(current_setting('sql_diffusion.model', true), ''),
                 (select m.name from sql_diffusion.models m where m.bundled));
 comment on function sql_diffusion.default_model() is 'The model that is used where none is named: the setting sql_diffusion.model, else the bundled one.';
 
@@ -28,7 +28,7 @@ begin atomic
          select case when c.by_default then (c.defaults ->> 'num_inference_steps')::int
                      when num_inference_steps is null and timesteps is null then case c.sampler when 'ddpm' then 1000 else 50 end
                      else num_inference_steps end as count,
-                case when c.by_default then (select pg_catalog.array_agg(t.t::int order by t.ordinality) from pg_catalog.jsonb_array_elements_text(c.defaults -> 'timesteps') with ordinality t (t))
+                case when c.by_default then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(c.defaults -> 'timesteps') with ordinality t (t))
                      else timesteps end as list
        ) steps,
        lateral sql_diffusion.scheduler_timesteps(c.config, c.sampler, steps.count, steps.list, eta) s
@@ -40,9 +40,10 @@ comment on function sql_diffusion.generation_schedule(text, int, int[], text, re
 create function sql_diffusion.denormalize(sample real[]) returns real[]
 language sql immutable strict parallel safe
 begin atomic
-  select sql_diffusion.reshape(
-           (select pg_catalog.array_agg(greatest(least(v.v / 2::real + 0.5::real, 1::real), 0::real)) from (select pg_catalog.unnest(sample) as v) v),
-           (select pg_catalog.array_agg(pg_catalog.array_length(sample, d) order by d) from pg_catalog.generate_series(1, pg_catalog.array_ndims(sample)) as d));
+  select sql_diffusion.check_tensor(sample, 'denormalize: sample'),
+         sql_diffusion.check_values(sample, 'denormalize: sample');
+  select sql_diffusion.with_shape(array_agg(greatest(least(element.x / 2::real + 0.5::real, 1::real), 0::real)), sql_diffusion.shape(sample))
+  from (select unnest(sample) as x) element;
 end;
 comment on function sql_diffusion.denormalize(real[]) is 'A picture (values 0 to 1) of a finished sample (values -1 to 1): halved, shifted and clipped. Any shape.';
 
@@ -58,7 +59,7 @@ begin atomic
   ),
   -- Made once: what stays the same from step to step.
   plan as materialized (
-    select pg_catalog.array_agg(p order by p.step) as steps
+    select array_agg(p order by p.step) as steps
     from ready, sql_diffusion.unet_plan(model) p
   ),
   schedule as materialized (
@@ -111,7 +112,7 @@ create function sql_diffusion.ddpm_generate(seeds bigint[], model text, num_infe
 language sql stable parallel safe rows 10
 begin atomic
   select s.seed, sql_diffusion.ddpm_generate(s.seed, model, num_inference_steps, timesteps, scheduler, eta)
-  from pg_catalog.unnest(seeds) with ordinality s (seed)
+  from unnest(seeds) with ordinality s (seed)
   order by s.ordinality;
 end;
 comment on function sql_diffusion.ddpm_generate(bigint[], text, int, int[], text, real) is

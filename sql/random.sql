@@ -116,7 +116,7 @@ begin atomic
           v.i,
           v.place,
           sqrt(-2 * ln(1 - (normals_by_blocks.words[v.block + v.place % 8 + 1] & 16777215) / 16777216::double precision)::real)::real as radius,
-          6.2831855::real * ((normals_by_blocks.words[v.block + v.place % 8 + 9] & 16777215) / 16777216::real) as angle
+          6.2831855::real * ((normals_by_blocks.words[v.block + v.place % 8 + 9] & 16777215) / 16777216::double precision)::real as angle
         from (select b.i, b.i - b.i % 16 as block, b.i % 16 as place
               from generate_series(0, normals_by_blocks.count - 1 - case when normals_by_blocks.count % 16 > 0 then 16 else 0 end) as b (i)
               union all
@@ -146,12 +146,10 @@ comment on function sql_diffusion.normals_by_pairs(bigint[]) is
 create function sql_diffusion.randn(generator sql_diffusion.generator, shape int[], out sample real[], out next sql_diffusion.generator)
 language sql immutable strict parallel safe
 begin atomic
+  select sql_diffusion.check_shape(randn.shape, 'randn: shape');
   select case
-    when coalesce(array_ndims(randn.shape), 0) <> 1 or array_position(randn.shape, null) is not null
-      or array_lower(randn.shape, 1) <> 1 or cardinality(randn.shape) > 6 or 1 > any (randn.shape)
-      then sql_diffusion.fail(format('randn: shape is %s, expected 1 to 6 sizes of at least 1', randn.shape))
-    when (select sum(ln(s.size)) from unnest(randn.shape) as s (size)) > ln(67108864.5)
-      then sql_diffusion.fail(format('randn: shape is %s, expected at most 67108864 values', randn.shape))
+    when (select sum(ln(s.size)) from unnest(randn.shape) as s (size)) > ln(67108864.5)         -- the product itself could overflow
+      then sql_diffusion.fail(format('randn: shape is %s, expected at most 67108864 elements', randn.shape))
     when (randn.generator).position is null or (randn.generator).position not between 1 and 625
       or array_ndims((randn.generator).words) is distinct from 1 or array_lower((randn.generator).words, 1) <> 1
       or cardinality((randn.generator).words) <> 624
@@ -163,7 +161,7 @@ begin atomic
   with asked as (
     select a.count, case when a.count < 16 then 4 * ((a.count + 1 - num_nonnulls((randn.generator).next_normal)) / 2)
                          else a.count + case when a.count % 16 > 0 then 16 else 0 end end as words
-    from (select round(exp(sum(ln(s.size))))::int as count from unnest(randn.shape) as s (size)) a
+    from (select sql_diffusion.numel(randn.shape)::int as count) a
   ), drawn as (
     select a.count, w.next, case when a.count < 16 then array_remove(array[(randn.generator).next_normal], null) || sql_diffusion.normals_by_pairs(w.words)
                                  else sql_diffusion.normals_by_blocks(w.words, a.count) end as normals
@@ -176,7 +174,7 @@ begin atomic
 end;
 comment on function sql_diffusion.randn(sql_diffusion.generator, int[]) is
   'Standard normal numbers of this shape, the ones that torch.randn(shape, generator=...) draws in float32 on the CPU, and the generator after them, '
-  'with which the stream goes on. 22023 for a shape that is not 1 to 6 sizes of at least 1.';
+  'with which the stream goes on. 22023 for a shape that is not 1 to 6 positive sizes.';
 
 create function sql_diffusion.randn(seed bigint, shape int[]) returns real[]
 language sql immutable strict parallel safe

@@ -30,12 +30,12 @@ comment on type sql_diffusion.schedule_step is
 
 create function sql_diffusion.scheduler_config(config jsonb) returns jsonb
 language sql immutable strict parallel safe
-return '{
+return case when jsonb_typeof(config) = 'object' then '{
     "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": null,
     "variance_type": "fixed_small", "clip_sample": true, "clip_sample_range": 1, "prediction_type": "epsilon", "thresholding": false,
     "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1, "timestep_spacing": "leading", "steps_offset": 0,
-    "rescale_betas_zero_snr": false, "set_alpha_to_one": true, "skip_prk_steps": null
-  }'::pg_catalog.jsonb || config;
+    "rescale_betas_zero_snr": false, "set_alpha_to_one": true
+  }'::jsonb || config else config end;
 comment on function sql_diffusion.scheduler_config(jsonb) is
   'A DDPMScheduler or DDIMScheduler configuration with the settings that it leaves out filled in as diffusers does.';
 
@@ -43,11 +43,11 @@ create function sql_diffusion.scheduler_name(scheduler text) returns text
 language sql immutable parallel safe
 begin atomic
   with given as (
-    select pg_catalog.lower(pg_catalog.regexp_replace(scheduler, 'Scheduler$', '')) as name
+    select lower(regexp_replace(scheduler, 'Scheduler$', '')) as name
   )
   select case
            when given.name in ('ddpm', 'ddim') then given.name
-           when not sql_diffusion.fail(pg_catalog.format('scheduler is %s, expected ddpm or ddim', coalesce(pg_catalog.quote_literal(scheduler), 'null'))) then null
+           when not sql_diffusion.fail(format('scheduler is %s, expected ddpm or ddim', coalesce(quote_literal(scheduler), 'null'))) then null
          end
   from given;
 end;
@@ -56,46 +56,25 @@ comment on function sql_diffusion.scheduler_name(text) is
 
 create function sql_diffusion.check_scheduler(config jsonb) returns boolean
 language sql immutable parallel safe
-begin atomic
-  with given as (
-    select sql_diffusion.scheduler_config(config) as c
-  ),
-  rule (ordinal, setting, expected, supported) as (
-    values
-      ( 1, 'num_train_timesteps', 'an integer from 1 to 100000', '$ >= 1 && $ <= 100000 && $.floor() == $'),
-      ( 2, 'beta_schedule', '"linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid"', '$ == "linear" || $ == "scaled_linear" || $ == "squaredcos_cap_v2" || $ == "sigmoid"'),
-      ( 3, 'beta_start', 'a number above 0 and below 1', '$ > 0 && $ < 1'),
-      ( 4, 'beta_end', 'a number above 0 and below 1', '$ > 0 && $ < 1'),
-      ( 5, 'trained_betas', 'null', '$ == null'),
-      ( 6, 'variance_type', '"fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log"', '$ == "fixed_small" || $ == "fixed_small_log" || $ == "fixed_large" || $ == "fixed_large_log"'),
-      ( 7, 'clip_sample', 'a boolean', '$ == true || $ == false'),
-      ( 8, 'clip_sample_range', 'a positive number', '$ > 0'),
-      ( 9, 'prediction_type', '"epsilon", "sample" or "v_prediction"', '$ == "epsilon" || $ == "sample" || $ == "v_prediction"'),
-      (10, 'thresholding', 'false', '$ == false'),
-      (11, 'timestep_spacing', '"leading", "trailing" or "linspace"', '$ == "leading" || $ == "trailing" || $ == "linspace"'),
-      (12, 'steps_offset', 'an integer from 0', '$ >= 0 && $.floor() == $'),
-      (13, 'rescale_betas_zero_snr', 'false', '$ == false'),
-      (14, 'set_alpha_to_one', 'a boolean', '$ == true || $ == false')
-  ),
-  problem (ordinal, message) as (
-    select 0, pg_catalog.format('scheduler: the configuration is %s, expected an object', coalesce(pg_catalog.jsonb_typeof(config), 'null'))
-    where pg_catalog.jsonb_typeof(config) is distinct from 'object'
-    union all
-    select 0, pg_catalog.format('scheduler: setting _class_name is %s, expected "DDPMScheduler" or "DDIMScheduler"', coalesce(config -> '_class_name', 'null'))
-    where coalesce(config ->> '_class_name', '') not in ('DDPMScheduler', 'DDIMScheduler')
-    union all
-    select rule.ordinal, pg_catalog.format('scheduler: setting %s is %s, expected %s', rule.setting, given.c -> rule.setting, rule.expected)
-    from given, rule
-    where not coalesce(pg_catalog.jsonb_path_match(given.c -> rule.setting, rule.supported::jsonpath, silent => true), false)
-  ),
-  first_problem as (
-    select p.message
-    from problem p
-    order by p.ordinal, p.message
-    limit 1
-  )
-  select coalesce((select sql_diffusion.fail(p.message, errcode => '0A000') from first_problem p), true);
-end;
+return sql_diffusion.check_settings('scheduler', sql_diffusion.scheduler_config(config), array[
+           ['_class_name', '"DDPMScheduler" or "DDIMScheduler"', '$ == "DDPMScheduler" || $ == "DDIMScheduler"'],
+           ['num_train_timesteps', 'an integer from 1 to 100000', '$ >= 1 && $ <= 100000 && $.floor() == $'],
+           ['beta_schedule', '"linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid"',
+             '$ == "linear" || $ == "scaled_linear" || $ == "squaredcos_cap_v2" || $ == "sigmoid"'],
+           ['beta_start', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
+           ['beta_end', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
+           ['trained_betas', 'null', '$ == null'],
+           ['variance_type', '"fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log"',
+             '$ == "fixed_small" || $ == "fixed_small_log" || $ == "fixed_large" || $ == "fixed_large_log"'],
+           ['clip_sample', 'a boolean', '$ == true || $ == false'],
+           ['clip_sample_range', 'a positive number', '$ > 0'],
+           ['prediction_type', '"epsilon", "sample" or "v_prediction"', '$ == "epsilon" || $ == "sample" || $ == "v_prediction"'],
+           ['thresholding', 'false', '$ == false'],
+           ['timestep_spacing', '"leading", "trailing" or "linspace"', '$ == "leading" || $ == "trailing" || $ == "linspace"'],
+           ['steps_offset', 'an integer from 0', '$ >= 0 && $.floor() == $'],
+           ['rescale_betas_zero_snr', 'false', '$ == false'],
+           ['set_alpha_to_one', 'a boolean', '$ == true || $ == false']
+         ]);
 comment on function sql_diffusion.check_scheduler(jsonb) is
   'True for a scheduler''s configuration whose every setting is supported, otherwise an error (0A000) that names the first that is not. The table models checks its rows with it.';
 
@@ -103,16 +82,33 @@ create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
          when pipeline in ('DDPMPipeline', 'DDIMPipeline') then true
-         else sql_diffusion.fail(pg_catalog.format('pipeline %s is not supported, expected DDPMPipeline or DDIMPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline or DDIMPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 
+create function sql_diffusion.check_defaults(defaults jsonb) returns boolean
+language sql immutable parallel safe
+begin atomic
+  select case
+           when not defaults <@ jsonb_build_object('scheduler', defaults -> 'scheduler', 'num_inference_steps', defaults -> 'num_inference_steps', 'timesteps', defaults -> 'timesteps')
+           then sql_diffusion.fail(format('defaults is %s, expected an object of scheduler, num_inference_steps and timesteps', defaults), errcode => '0A000')
+         end;
+  select sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null}' || defaults, array[
+           ['scheduler', '"ddpm", "ddim" or null', '$ == null || $ == "ddpm" || $ == "ddim"'],
+           ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
+           ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))']
+         ]);
+end;
+comment on function sql_diffusion.check_defaults(jsonb) is
+  'True for a model''s default schedule, otherwise an error (0A000) that names what is wrong. The table models checks its rows with it.';
+
 alter table sql_diffusion.models
   add constraint models_pipeline_supported check (sql_diffusion.check_pipeline(pipeline)),
-  add constraint models_scheduler_supported check (sql_diffusion.check_scheduler(scheduler));
+  add constraint models_scheduler_supported check (sql_diffusion.check_scheduler(scheduler)),
+  add constraint models_defaults_supported check (sql_diffusion.check_defaults(defaults));
 
 create aggregate sql_diffusion.product (double precision) (
-  sfunc = pg_catalog.float8mul,
+  sfunc = float8mul,
   stype = double precision,
   initcond = '1',
   parallel = safe
@@ -125,7 +121,7 @@ begin atomic
   -- The upper half is counted from the end, in single precision, as torch.linspace does.
   select i, case when i = 0 or i < steps / 2 then first::real + width.step * i::real
                  else last::real - width.step * (steps - 1 - i)::real end
-  from pg_catalog.generate_series(0, steps - 1) as i,
+  from generate_series(0, steps - 1) as i,
        (select case when steps > 1 then (last::real - first::real) / (steps - 1)::real else 0::real end as step) width
   order by i;
 end;
@@ -148,17 +144,17 @@ begin atomic
     where s.kind = 'linear'
     union all
     select line.i, line.value * line.value
-    from setting s, sql_diffusion.linspace(pg_catalog.sqrt(s.beta_start), pg_catalog.sqrt(s.beta_end), s.steps) line
+    from setting s, sql_diffusion.linspace(sqrt(s.beta_start), sqrt(s.beta_end), s.steps) line
     where s.kind = 'scaled_linear'
     union all
     -- Improved Denoising Diffusion Probabilistic Models (arXiv 2102.09672), equation 17: alpha_cumprod falls as a squared cosine.
-    select t, least(1 - pg_catalog.cos(((t + 1) / s.steps::double precision + 0.008) / 1.008 * pg_catalog.pi() / 2) ^ 2
-                      / pg_catalog.cos((t / s.steps::double precision + 0.008) / 1.008 * pg_catalog.pi() / 2) ^ 2, 0.999)::real
-    from setting s, pg_catalog.generate_series(0, s.steps - 1) as t
+    select t, least(1 - cos(((t + 1) / s.steps::double precision + 0.008) / 1.008 * pi() / 2) ^ 2
+                      / cos((t / s.steps::double precision + 0.008) / 1.008 * pi() / 2) ^ 2, 0.999)::real
+    from setting s, generate_series(0, s.steps - 1) as t
     where s.kind = 'squaredcos_cap_v2'
     union all
     -- GeoDiff (arXiv 2203.02923): beta rises as a sigmoid.
-    select line.i, (1 / (1 + pg_catalog.exp(-line.value::double precision)))::real * (s.beta_end - s.beta_start)::real + s.beta_start::real
+    select line.i, (1 / (1 + exp(-line.value::double precision)))::real * (s.beta_end - s.beta_start)::real + s.beta_start::real
     from setting s, sql_diffusion.linspace(-6, 6, s.steps) line
     where s.kind = 'sigmoid'
   )
@@ -184,11 +180,11 @@ begin atomic
          case s.spacing
            when 'leading' then (num_inference_steps - 1 - i) * (s.train_steps / num_inference_steps) + s.steps_offset
            when 'linspace' then
-             pg_catalog.round((num_inference_steps - 1 - i) * ((s.train_steps - 1) / greatest(num_inference_steps - 1, 1)::double precision))::int
+             round((num_inference_steps - 1 - i) * ((s.train_steps - 1) / greatest(num_inference_steps - 1, 1)::double precision))::int
            -- numpy.arange takes the difference of its first two values for its step.
-           when 'trailing' then pg_catalog.round(s.train_steps + i * (s.train_steps - s.ratio - s.train_steps))::int - 1
+           when 'trailing' then round(s.train_steps + i * (s.train_steps - s.ratio - s.train_steps))::int - 1
          end
-  from setting s, pg_catalog.generate_series(0, num_inference_steps - 1) as i
+  from setting s, generate_series(0, num_inference_steps - 1) as i
   order by i;
 end;
 comment on function sql_diffusion.inference_timesteps(jsonb, int) is
@@ -207,18 +203,18 @@ begin atomic
            when num_inference_steps is null and timesteps is null
            then sql_diffusion.fail('num_inference_steps and timesteps are both null, expected one of them')
            when num_inference_steps not between 1 and s.train_steps
-           then sql_diffusion.fail(pg_catalog.format('num_inference_steps is %s, expected from 1 to %s, the training steps', num_inference_steps, s.train_steps))
-           when timesteps is not null and pg_catalog.array_ndims(timesteps) is distinct from 1
-           then sql_diffusion.fail(pg_catalog.format('timesteps has %s dimensions, expected 1', coalesce(pg_catalog.array_ndims(timesteps), 0)))
-           when pg_catalog.array_position(timesteps, null) is not null
+           then sql_diffusion.fail(format('num_inference_steps is %s, expected from 1 to %s, the training steps', num_inference_steps, s.train_steps))
+           when timesteps is not null and array_ndims(timesteps) is distinct from 1
+           then sql_diffusion.fail(format('timesteps has %s dimensions, expected 1', coalesce(array_ndims(timesteps), 0)))
+           when array_position(timesteps, null) is not null
            then sql_diffusion.fail('timesteps has a null element')
-           when exists (select from pg_catalog.unnest(timesteps) t where t not between 0 and s.train_steps - 1)
-           then sql_diffusion.fail(pg_catalog.format('timesteps has %s, expected from 0 to %s',
-                                                     (select t from pg_catalog.unnest(timesteps) t where t not between 0 and s.train_steps - 1 limit 1), s.train_steps - 1))
-           when exists (select from (select t.t, pg_catalog.lag(t.t) over (order by t.ordinality) as before from pg_catalog.unnest(timesteps) with ordinality t (t)) pair where pair.t >= pair.before)
-           then sql_diffusion.fail(pg_catalog.format('timesteps is %s, expected descending numbers', timesteps))
+           when exists (select from unnest(timesteps) t where t not between 0 and s.train_steps - 1)
+           then sql_diffusion.fail(format('timesteps has %s, expected from 0 to %s',
+                                                     (select t from unnest(timesteps) t where t not between 0 and s.train_steps - 1 limit 1), s.train_steps - 1))
+           when exists (select from (select t.t, lag(t.t) over (order by t.ordinality) as before from unnest(timesteps) with ordinality t (t)) pair where pair.t >= pair.before)
+           then sql_diffusion.fail(format('timesteps is %s, expected descending numbers', timesteps))
            when eta is null or not eta between 0 and 1
-           then sql_diffusion.fail(pg_catalog.format('eta is %s, expected from 0 to 1', coalesce(eta::text, 'null')))
+           then sql_diffusion.fail(format('eta is %s, expected from 0 to 1', coalesce(eta::text, 'null')))
            else true
          end
   from setting s;
@@ -251,15 +247,15 @@ begin atomic
     from sql_diffusion.inference_timesteps(config, num_inference_steps) v
     union all
     select t.ordinality::int, t.t
-    from pg_catalog.unnest(timesteps) with ordinality t (t)
+    from unnest(timesteps) with ordinality t (t)
   ),
   checked as (
     select v.step, v.timestep,
            -- DDIM steps down by a fixed stride where it is given a number of steps; otherwise a step leads to the next in the list.
            case when s.sampler = 'ddim' and timesteps is null then v.timestep - s.train_steps / num_inference_steps
-                else pg_catalog.lead(v.timestep, 1, -1) over (order by v.step) end as previous_timestep,
+                else lead(v.timestep, 1, -1) over (order by v.step) end as previous_timestep,
            case when v.timestep >= s.train_steps
-                then sql_diffusion.fail(pg_catalog.format('scheduler: steps_offset leads to timestep %s, expected at most %s', v.timestep, s.train_steps - 1), errcode => '0A000') end
+                then sql_diffusion.fail(format('scheduler: steps_offset leads to timestep %s, expected at most %s', v.timestep, s.train_steps - 1), errcode => '0A000') end
     from visited v, setting s
   ),
   -- Ho et al. section 2 with alpha_prod for the paper's alpha-bar and beta_prod for one less it. Below timestep 0 lies the picture, alpha-bar 1.
@@ -282,9 +278,9 @@ begin atomic
   ),
   roots as (
     select a.step, a.timestep, a.previous_timestep, a.sampler, a.prediction_type, a.variance_type, a.clip_range, a.beta_prod, a.beta_prod_prev, a.alpha, a.beta,
-           pg_catalog.sqrt(a.alpha_prod)::real as sqrt_alpha_prod,
-           pg_catalog.sqrt(a.beta_prod)::real as sqrt_beta_prod,
-           pg_catalog.sqrt(a.alpha_prod_prev)::real as sqrt_alpha_prod_prev,
+           sqrt(a.alpha_prod)::real as sqrt_alpha_prod,
+           sqrt(a.beta_prod)::real as sqrt_beta_prod,
+           sqrt(a.alpha_prod_prev)::real as sqrt_alpha_prod_prev,
            -- the variance of the posterior, Ho et al. equation 7; DDIM equation 16 has the same
            a.beta_prod_prev / a.beta_prod * a.beta as variance
     from alphas a
@@ -293,9 +289,9 @@ begin atomic
     select r.step, r.timestep, r.previous_timestep, r.sampler, r.prediction_type, r.variance_type, r.clip_range, r.beta_prod, r.beta_prod_prev, r.alpha, r.beta,
            r.sqrt_alpha_prod, r.sqrt_beta_prod, r.sqrt_alpha_prod_prev, r.variance, noise.sigma,
            -- the length of DDIM's "direction pointing to x_t", equation 12
-           pg_catalog.sqrt(greatest(r.beta_prod_prev - noise.sigma * noise.sigma, 0::real))::real as length
+           sqrt(greatest(r.beta_prod_prev - noise.sigma * noise.sigma, 0::real))::real as length
     from roots r,
-         lateral (select eta * pg_catalog.sqrt(r.variance)::real as sigma) noise
+         lateral (select eta * sqrt(r.variance)::real as sigma) noise
   )
   select d.step, d.timestep, d.previous_timestep,
          -- Ho et al. equation 15; Progressive Distillation (arXiv 2202.00512) appendix D for v.
@@ -304,7 +300,7 @@ begin atomic
          d.clip_range,
          -- DDPM: the posterior's mean, Ho et al. equation 7. DDIM: equation 12, with the noise written through sample and output.
          case d.sampler when 'ddpm' then d.sqrt_alpha_prod_prev * d.beta / d.beta_prod else d.sqrt_alpha_prod_prev end,
-         case when d.sampler = 'ddpm' then pg_catalog.sqrt(d.alpha)::real * d.beta_prod_prev / d.beta_prod
+         case when d.sampler = 'ddpm' then sqrt(d.alpha)::real * d.beta_prod_prev / d.beta_prod
               when d.prediction_type = 'epsilon' then 0::real
               when d.prediction_type = 'sample' then d.length / d.sqrt_beta_prod
               when d.prediction_type = 'v_prediction' then d.length * d.sqrt_beta_prod end,
@@ -314,8 +310,8 @@ begin atomic
               when d.prediction_type = 'v_prediction' then d.length * d.sqrt_alpha_prod end,
          case when d.sampler = 'ddim' then d.sigma
               when d.timestep = 0 then 0::real
-              when d.variance_type like 'fixed_small%' then pg_catalog.sqrt(greatest(d.variance, 1e-20::real))::real
-              when d.variance_type like 'fixed_large%' then pg_catalog.sqrt(d.beta)::real end,
+              when d.variance_type like 'fixed_small%' then sqrt(greatest(d.variance, 1e-20::real))::real
+              when d.variance_type like 'fixed_large%' then sqrt(d.beta)::real end,
          case d.sampler when 'ddpm' then d.timestep > 0 else eta > 0 end
   from direction d
   order by d.step;
@@ -328,18 +324,16 @@ create function sql_diffusion.scheduler_step(model_output real[], sample real[],
     out prev_sample real[], out pred_original_sample real[])
 language sql immutable parallel safe
 begin atomic
-  select case
-           when pg_catalog.array_dims(model_output) is distinct from pg_catalog.array_dims(sample)
-           then sql_diffusion.fail(pg_catalog.format('scheduler_step: model_output has shape %s, expected that of sample, %s',
-                                                     coalesce(pg_catalog.array_dims(model_output), 'null'), coalesce(pg_catalog.array_dims(sample), 'null')))
-           when (step).draws_noise and pg_catalog.array_dims(noise) is distinct from pg_catalog.array_dims(sample)
-           then sql_diffusion.fail(pg_catalog.format('scheduler_step: noise has shape %s, expected that of sample, %s',
-                                                     coalesce(pg_catalog.array_dims(noise), 'null'), coalesce(pg_catalog.array_dims(sample), 'null')))
-         end;
+  select sql_diffusion.check_tensor(sample, 'scheduler_step: sample'),
+         sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample'),
+         case when (step).draws_noise then sql_diffusion.check_same_shape(noise, sample, 'scheduler_step: noise', 'sample') end,
+         sql_diffusion.check_values(sample, 'scheduler_step: sample'),
+         sql_diffusion.check_values(model_output, 'scheduler_step: model_output'),
+         case when (step).draws_noise then sql_diffusion.check_values(noise, 'scheduler_step: noise') end;
   with element as (
-    select pg_catalog.unnest(sample) as x,
-           pg_catalog.unnest(model_output) as output,
-           pg_catalog.unnest(case when (step).draws_noise then noise else pg_catalog.array_fill(0::real, array[pg_catalog.cardinality(sample)]) end) as noise
+    select unnest(sample) as x,
+           unnest(model_output) as output,
+           unnest(case when (step).draws_noise then noise else array_fill(0::real, array[cardinality(sample)]) end) as noise
   ),
   guess as (
     select e.x, e.output, e.noise,
@@ -348,19 +342,15 @@ begin atomic
     from element e
   ),
   updated as (
-    select pg_catalog.array_agg(g.original::real) as original,
-           pg_catalog.array_agg(((step).original_coefficient * g.original
+    select array_agg(g.original::real) as original,
+           array_agg(((step).original_coefficient * g.original
                                  + (step).sample_coefficient::double precision * g.x
                                  + (step).output_coefficient::double precision * g.output
                                  + (step).noise_coefficient::double precision * g.noise)::real) as prev
     from guess g
-  ),
-  shape as (
-    select pg_catalog.array_agg(pg_catalog.array_length(sample, d) order by d) as lengths
-    from pg_catalog.generate_series(1, pg_catalog.array_ndims(sample)) as d
   )
-  select sql_diffusion.reshape(u.prev, s.lengths), sql_diffusion.reshape(u.original, s.lengths)
-  from updated u, shape s;
+  select sql_diffusion.with_shape(u.prev, sql_diffusion.shape(sample)), sql_diffusion.with_shape(u.original, sql_diffusion.shape(sample))
+  from updated u;
 end;
 comment on function sql_diffusion.scheduler_step(real[], real[], real[], sql_diffusion.schedule_step) is
   'One update of a sampler: from the network''s output, the sample and fresh noise (all of one shape; noise may be NULL where the step draws none) to the sample of the '
@@ -381,16 +371,15 @@ comment on function sql_diffusion.training_timestep(text, int) is
 create function sql_diffusion.add_noise(original real[], noise real[], timestep int, model text) returns real[]
 language sql stable strict parallel safe
 begin atomic
-  select case
-           when pg_catalog.array_dims(noise) is distinct from pg_catalog.array_dims(original)
-           then sql_diffusion.fail(pg_catalog.format('add_noise: noise has shape %s, expected that of original, %s',
-                                                     coalesce(pg_catalog.array_dims(noise), '{}'), coalesce(pg_catalog.array_dims(original), '{}')))
-         end,
+  select sql_diffusion.check_tensor(original, 'add_noise: original'),
+         sql_diffusion.check_same_shape(noise, original, 'add_noise: noise', 'original'),
+         sql_diffusion.check_values(original, 'add_noise: original'),
+         sql_diffusion.check_values(noise, 'add_noise: noise'),
          sql_diffusion.training_timestep(model, timestep);
-  select sql_diffusion.reshape(
-           (select pg_catalog.array_agg((pg_catalog.sqrt(n.alpha_cumprod)::real * e.original + pg_catalog.sqrt(1::real - n.alpha_cumprod)::real * e.noise)::real)
-            from (select pg_catalog.unnest(original) as original, pg_catalog.unnest(noise) as noise) e),
-           (select pg_catalog.array_agg(pg_catalog.array_length(original, d) order by d) from pg_catalog.generate_series(1, pg_catalog.array_ndims(original)) as d))
+  select sql_diffusion.with_shape(
+           (select array_agg((sqrt(n.alpha_cumprod)::real * e.original + sqrt(1::real - n.alpha_cumprod)::real * e.noise)::real)
+            from (select unnest(original) as original, unnest(noise) as noise) e),
+           sql_diffusion.shape(original))
   from sql_diffusion.models m,
        lateral sql_diffusion.noise_schedule(m.scheduler) n
   where m.name = add_noise.model
@@ -403,9 +392,9 @@ comment on function sql_diffusion.add_noise(real[], real[], int, text) is
 create function sql_diffusion.predict_original_sample(model_output real[], sample real[], timestep int, model text) returns real[]
 language sql stable strict parallel safe
 begin atomic
-  select (sql_diffusion.scheduler_step(model_output, sample, pg_catalog.array_fill(0::real, pg_catalog.array_agg(pg_catalog.array_length(sample, d) order by d)),
-                                       sql_diffusion.training_timestep(model, timestep))).pred_original_sample
-  from pg_catalog.generate_series(1, pg_catalog.array_ndims(sample)) as d;
+  select sql_diffusion.check_tensor(sample, 'predict_original_sample: sample');
+  select (sql_diffusion.scheduler_step(model_output, sample, array_fill(0::real, sql_diffusion.shape(sample)),
+                                       sql_diffusion.training_timestep(model, timestep))).pred_original_sample;
 end;
 comment on function sql_diffusion.predict_original_sample(real[], real[], int, text) is
   'The guess of the picture without noise, in one step, from the network''s output for a sample at a timestep; clipped where the scheduler clips. '

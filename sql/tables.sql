@@ -17,7 +17,7 @@ comment on column sql_diffusion.models.name is 'what ddpm_generate(model => ...)
 comment on column sql_diffusion.models.pipeline is 'the diffusers pipeline class, as in model_index.json: DDPMPipeline or DDIMPipeline';
 comment on column sql_diffusion.models.scheduler is 'the scheduler''s configuration, scheduler_config.json as it is';
 comment on column sql_diffusion.models.defaults is
-  'what ddpm_generate uses where it is not told: an object with any of scheduler, num_inference_steps, timesteps, eta. '
+  'what ddpm_generate uses where it is not told: an object with any of scheduler (ddpm or ddim), num_inference_steps and timesteps. '
   'Without it, what the diffusers pipeline does: 1000 steps of DDPM or 50 of DDIM.';
 comment on column sql_diffusion.models.source is 'the repository or path that the checkpoint was read from';
 comment on column sql_diffusion.models.revision is 'the revision of the repository, where there is one';

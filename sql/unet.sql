@@ -23,8 +23,8 @@ comment on type sql_diffusion.plan_step is
 
 create function sql_diffusion.unet_config(config jsonb) returns jsonb
 language sql immutable strict parallel safe
-return '{
-    "sample_size": null, "in_channels": 3, "out_channels": 3, "center_input_sample": false,
+return case when jsonb_typeof(config) = 'object' then '{
+    "_class_name": "UNet2DModel", "sample_size": null, "in_channels": 3, "out_channels": 3, "center_input_sample": false,
     "time_embedding_type": "positional", "time_embedding_dim": null, "freq_shift": 0, "flip_sin_to_cos": true,
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
     "mid_block_type": "UNetMidBlock2D",
@@ -34,13 +34,13 @@ return '{
     "attention_head_dim": 8, "norm_num_groups": 32, "attn_norm_num_groups": null, "norm_eps": 1e-5,
     "resnet_time_scale_shift": "default", "add_attention": true, "class_embed_type": null, "num_class_embeds": null,
     "num_train_timesteps": null
-  }'::pg_catalog.jsonb || config;
+  }'::jsonb || config else config end;
 comment on function sql_diffusion.unet_config(jsonb) is
   'A UNet2DModel configuration with the settings that it leaves out filled in as diffusers does.';
 
 create function sql_diffusion.sample_shape(config jsonb) returns int[]
 language sql immutable strict parallel safe
-return case pg_catalog.jsonb_typeof(config -> 'sample_size')
+return case jsonb_typeof(config -> 'sample_size')
          when 'array' then array[(config ->> 'in_channels')::int, (config #>> '{sample_size,0}')::int, (config #>> '{sample_size,1}')::int]
          else array[(config ->> 'in_channels')::int, (config ->> 'sample_size')::int, (config ->> 'sample_size')::int]
        end;
@@ -50,65 +50,50 @@ comment on function sql_diffusion.sample_shape(jsonb) is
 create function sql_diffusion.check_unet_config(config jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
-  with given as (
-    select sql_diffusion.unet_config(config) as c
-  ),
-  -- What each setting must be, as a JSON path predicate that is true where it is supported.
-  rule (ordinal, setting, expected, supported) as (
-    values
-      ( 1, 'in_channels', 'an integer from 1 to 4', '$ >= 1 && $ <= 4 && $.floor() == $'),
-      ( 2, 'out_channels', 'an integer from 1 to 4', '$ >= 1 && $ <= 4 && $.floor() == $'),
-      ( 3, 'center_input_sample', 'a boolean', '$ == true || $ == false'),
-      ( 4, 'time_embedding_type', '"positional"', '$ == "positional"'),
-      ( 5, 'time_embedding_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'),
-      ( 6, 'freq_shift', 'a number', '$.type() == "number"'),
-      ( 7, 'flip_sin_to_cos', 'a boolean', '$ == true || $ == false'),
-      ( 8, 'block_out_channels', 'a list of positive integers', '$.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @))'),
-      ( 9, 'down_block_types', 'a list of DownBlock2D and AttnDownBlock2D', '$.type() == "array" && !exists($[*] ? (@ != "DownBlock2D" && @ != "AttnDownBlock2D"))'),
-      (10, 'mid_block_type', '"UNetMidBlock2D"', '$ == "UNetMidBlock2D"'),
-      (11, 'up_block_types', 'a list of UpBlock2D and AttnUpBlock2D', '$.type() == "array" && !exists($[*] ? (@ != "UpBlock2D" && @ != "AttnUpBlock2D"))'),
-      (12, 'layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $'),
-      (13, 'mid_block_scale_factor', 'a number other than 0', '$.type() == "number" && $ != 0'),
-      (14, 'downsample_padding', '0 or 1', '$ == 0 || $ == 1'),
-      (15, 'downsample_type', '"conv"', '$ == "conv"'),
-      (16, 'upsample_type', '"conv"', '$ == "conv"'),
-      (17, 'dropout', 'a number', '$.type() == "number"'),
-      (18, 'act_fn', '"silu"', '$ == "silu" || $ == "swish"'),
-      (19, 'attention_head_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'),
-      (20, 'norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'),
-      (21, 'attn_norm_num_groups', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'),
-      (22, 'norm_eps', 'a positive number', '$ > 0'),
-      (23, 'resnet_time_scale_shift', '"default" or "scale_shift"', '$ == "default" || $ == "scale_shift"'),
-      (24, 'add_attention', 'a boolean', '$ == true || $ == false'),
-      (25, 'class_embed_type', 'null', '$ == null'),
-      (26, 'num_class_embeds', 'null', '$ == null'),
-      (27, 'sample_size', 'a positive integer or a pair of them (height, width)', '($.type() == "number" && $ >= 1 && $.floor() == $) || ($.type() == "array" && $.size() == 2 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @)))'),
-      (28, 'num_train_timesteps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)')
-  ),
-  problem (ordinal, message) as (
-    select 0, pg_catalog.format('unet: the configuration is %s, expected an object', coalesce(pg_catalog.jsonb_typeof(config), 'null'))
-    where pg_catalog.jsonb_typeof(config) is distinct from 'object'
-    union all
-    select 0, pg_catalog.format('unet: setting _class_name is %s, expected "UNet2DModel"', config -> '_class_name')
-    where config -> '_class_name' <> '"UNet2DModel"'
-    union all
-    select rule.ordinal, pg_catalog.format('unet: setting %s is %s, expected %s', rule.setting, given.c -> rule.setting, rule.expected)
-    from given, rule
-    where not coalesce(pg_catalog.jsonb_path_match(given.c -> rule.setting, rule.supported::jsonpath, silent => true), false)
-    union all
-    select 50, pg_catalog.format('unet: setting %s is not known', k.setting)
-    from pg_catalog.jsonb_object_keys(case when pg_catalog.jsonb_typeof(config) = 'object' then config else '{}' end) as k (setting)
+  select sql_diffusion.check_settings('unet', sql_diffusion.unet_config(config), array[
+           ['_class_name', '"UNet2DModel"', '$ == "UNet2DModel"'],
+           ['in_channels', 'an integer from 1 to 4', '$ >= 1 && $ <= 4 && $.floor() == $'],
+           ['out_channels', 'an integer from 1 to 4', '$ >= 1 && $ <= 4 && $.floor() == $'],
+           ['center_input_sample', 'a boolean', '$ == true || $ == false'],
+           ['time_embedding_type', '"positional"', '$ == "positional"'],
+           ['time_embedding_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
+           ['freq_shift', 'a number', '$.type() == "number"'],
+           ['flip_sin_to_cos', 'a boolean', '$ == true || $ == false'],
+           ['block_out_channels', 'a list of positive integers',
+             '$.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @))'],
+           ['down_block_types', 'a list of DownBlock2D and AttnDownBlock2D',
+             '$.type() == "array" && !exists($[*] ? (@ != "DownBlock2D" && @ != "AttnDownBlock2D"))'],
+           ['mid_block_type', '"UNetMidBlock2D"', '$ == "UNetMidBlock2D"'],
+           ['up_block_types', 'a list of UpBlock2D and AttnUpBlock2D',
+             '$.type() == "array" && !exists($[*] ? (@ != "UpBlock2D" && @ != "AttnUpBlock2D"))'],
+           ['layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $'],
+           ['mid_block_scale_factor', 'a number other than 0', '$.type() == "number" && $ != 0'],
+           ['downsample_padding', '0 or 1', '$ == 0 || $ == 1'],
+           ['downsample_type', '"conv"', '$ == "conv"'],
+           ['upsample_type', '"conv"', '$ == "conv"'],
+           ['dropout', 'a number', '$.type() == "number"'],
+           ['act_fn', '"silu"', '$ == "silu" || $ == "swish"'],
+           ['attention_head_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
+           ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
+           ['attn_norm_num_groups', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
+           ['norm_eps', 'a positive number', '$ > 0'],
+           ['resnet_time_scale_shift', '"default" or "scale_shift"', '$ == "default" || $ == "scale_shift"'],
+           ['add_attention', 'a boolean', '$ == true || $ == false'],
+           ['class_embed_type', 'null', '$ == null'],
+           ['num_class_embeds', 'null', '$ == null'],
+           ['sample_size', 'a positive integer or a pair of them (height, width)',
+             '($.type() == "number" && $ >= 1 && $.floor() == $) || ($.type() == "array" && $.size() == 2 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @)))'],
+           ['num_train_timesteps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)']
+         ]);
+  with unknown as (
+    select k.setting
+    from jsonb_object_keys(config) as k (setting)
     where k.setting not like '\_%'
-      and k.setting not in (select rule.setting from rule)
-  ),
-  first_problem as (
-    select p.message
-    from problem p
-    order by p.ordinal, p.message
+      and not sql_diffusion.unet_config('{}') ? k.setting
+    order by k.setting
     limit 1
   )
-  select coalesce((select sql_diffusion.fail(p.message, 'Any UNet2DModel of these settings runs: see "Which networks run" in the reference.', '0A000') from first_problem p),
-                  true);
+  select coalesce((select sql_diffusion.fail(format('unet: setting %s is not known', u.setting), 'The reference tells which settings are supported.', '0A000') from unknown u), true);
 end;
 comment on function sql_diffusion.check_unet_config(jsonb) is
   'True for a UNet2DModel configuration whose every setting is supported; otherwise an error (0A000) that names the first that is not.';
@@ -121,7 +106,7 @@ begin atomic
   ),
   size as (
     select c,
-           pg_catalog.jsonb_array_length(c -> 'block_out_channels') as levels,
+           jsonb_array_length(c -> 'block_out_channels') as levels,
            (c ->> 'norm_num_groups')::int as num_groups,
            (c ->> 'attn_norm_num_groups')::int as attention_groups,
            (c ->> 'attention_head_dim')::int as head_dim,
@@ -130,33 +115,33 @@ begin atomic
   ),
   level as (
     select b.channels::int as channels, b.number, c -> 'down_block_types' ->> (b.number::int - 1) like 'Attn%' or c -> 'up_block_types' ->> (levels - b.number::int) like 'Attn%' or (b.number = levels and (c ->> 'add_attention')::boolean) as attends
-    from size, pg_catalog.jsonb_array_elements_text(c -> 'block_out_channels') with ordinality as b (channels, number)
+    from size, jsonb_array_elements_text(c -> 'block_out_channels') with ordinality as b (channels, number)
   ),
   problem (ordinal, message) as (
-    select 1, pg_catalog.format('unet: %s has %s elements, expected %s, one for each of block_out_channels', t.setting, pg_catalog.jsonb_array_length(c -> t.setting), levels)
+    select 1, format('unet: %s has %s elements, expected %s, one for each of block_out_channels', t.setting, jsonb_array_length(c -> t.setting), levels)
     from size, (values ('down_block_types'), ('up_block_types')) as t (setting)
-    where pg_catalog.jsonb_array_length(c -> t.setting) <> levels
+    where jsonb_array_length(c -> t.setting) <> levels
     union all
-    select 2, pg_catalog.format('unet: out_channels is %s, expected the same as in_channels, %s', c -> 'out_channels', c -> 'in_channels')
+    select 2, format('unet: out_channels is %s, expected the same as in_channels, %s', c -> 'out_channels', c -> 'in_channels')
     from size
     where c -> 'out_channels' <> c -> 'in_channels'
     union all
-    select 3, pg_catalog.format('unet: block_out_channels has %s, expected a multiple of norm_num_groups, %s', level.channels, num_groups)
+    select 3, format('unet: block_out_channels has %s, expected a multiple of norm_num_groups, %s', level.channels, num_groups)
     from size, level
     where level.channels % num_groups <> 0
     union all
-    select 4, pg_catalog.format('unet: block_out_channels has %s, expected a multiple of attn_norm_num_groups, %s', level.channels, attention_groups)
+    select 4, format('unet: block_out_channels has %s, expected a multiple of attn_norm_num_groups, %s', level.channels, attention_groups)
     from size, level
     where level.number = levels
       and (c ->> 'add_attention')::boolean
       and level.channels % attention_groups <> 0
     union all
-    select 5, pg_catalog.format('unet: attention_head_dim is %s, expected at most the %s channels that attend', head_dim, level.channels)
+    select 5, format('unet: attention_head_dim is %s, expected at most the %s channels that attend', head_dim, level.channels)
     from size, level
     where level.attends
       and level.channels < head_dim
     union all
-    select 6, pg_catalog.format('unet: sample_size is %s, expected multiples of %s, since the network halves it %s times', c -> 'sample_size', 1 << (levels - 1), levels - 1)
+    select 6, format('unet: sample_size is %s, expected multiples of %s, since the network halves it %s times', c -> 'sample_size', 1 << (levels - 1), levels - 1)
     from size
     where shape[2] % (1 << (levels - 1)) <> 0
        or shape[3] % (1 << (levels - 1)) <> 0
@@ -176,7 +161,7 @@ create function sql_diffusion.check_component(component text, config jsonb) retu
 language sql immutable parallel safe
 return case
          when component is distinct from 'unet'
-         then sql_diffusion.fail(pg_catalog.format('component %s is not supported, expected unet', coalesce(component, 'null')), errcode => '0A000')
+         then sql_diffusion.fail(format('component %s is not supported, expected unet', coalesce(component, 'null')), errcode => '0A000')
          when sql_diffusion.check_unet_config(config)
          then sql_diffusion.check_unet_sizes(config)
        end;
@@ -199,15 +184,15 @@ begin atomic
   -- Settings that every block shares, as the arguments of the layers' functions.
   shared as (
     select c,
-           pg_catalog.jsonb_array_length(c -> 'block_out_channels') as levels,
+           jsonb_array_length(c -> 'block_out_channels') as levels,
            (c ->> 'layers_per_block')::int as layers,
-           pg_catalog.jsonb_build_object(
+           jsonb_build_object(
              'num_groups', c -> 'norm_num_groups', 'eps', c -> 'norm_eps',
              'time_scale_shift', c -> 'resnet_time_scale_shift', 'output_scale_factor', 1) as resnet,
-           pg_catalog.jsonb_build_object('num_groups', c -> 'norm_num_groups', 'eps', c -> 'norm_eps', 'output_scale_factor', 1) as attention,
-           pg_catalog.jsonb_build_object('output_scale_factor', c -> 'mid_block_scale_factor') as mid,
+           jsonb_build_object('num_groups', c -> 'norm_num_groups', 'eps', c -> 'norm_eps', 'output_scale_factor', 1) as attention,
+           jsonb_build_object('output_scale_factor', c -> 'mid_block_scale_factor') as mid,
            -- A middle block of scale_shift normalises before attention only where it is told to.
-           pg_catalog.jsonb_build_object('num_groups',
+           jsonb_build_object('num_groups',
              case when c ->> 'attn_norm_num_groups' is not null then c -> 'attn_norm_num_groups'
                   when c ->> 'resnet_time_scale_shift' = 'default' then c -> 'norm_num_groups'
                   else 'null' end) as mid_attention
@@ -218,7 +203,7 @@ begin atomic
     select b.number::int - 1 as level,
            b.channels::int as channels,
            b.channels::int / coalesce((c ->> 'attention_head_dim')::int, b.channels::int) as heads
-    from shared, pg_catalog.jsonb_array_elements_text(c -> 'block_out_channels') with ordinality as b (channels, number)
+    from shared, jsonb_array_elements_text(c -> 'block_out_channels') with ordinality as b (channels, number)
   ),
   down_block as (
     select own.level as block,
@@ -230,7 +215,7 @@ begin atomic
     from shared,
          level own
          left join level finer on finer.level = own.level - 1,
-         pg_catalog.jsonb_array_elements_text(c -> 'down_block_types') with ordinality as t (type, number)
+         jsonb_array_elements_text(c -> 'down_block_types') with ordinality as t (type, number)
     where t.number - 1 = own.level
   ),
   up_block as (
@@ -245,13 +230,13 @@ begin atomic
          level own
          left join level coarser on coarser.level = own.level + 1
          left join level finer on finer.level = own.level - 1,
-         pg_catalog.jsonb_array_elements_text(c -> 'up_block_types') with ordinality as t (type, number)
+         jsonb_array_elements_text(c -> 'up_block_types') with ordinality as t (type, number)
     where t.number - 1 = levels - 1 - own.level
   ),
   -- Every step, with its place in the order: stage, block, layer, part.
   step (stage, block, layer, part, operation, key, pops, pushes, in_channels, out_channels, settings) as (
     select 0, 0, 0, 0, 'time_embedding', 'time_embedding', false, false, finest.channels, coalesce((c ->> 'time_embedding_dim')::int, 4 * finest.channels),
-           pg_catalog.jsonb_build_object('embedding_dim', finest.channels, 'flip_sin_to_cos', c -> 'flip_sin_to_cos', 'downscale_freq_shift', c -> 'freq_shift')
+           jsonb_build_object('embedding_dim', finest.channels, 'flip_sin_to_cos', c -> 'flip_sin_to_cos', 'downscale_freq_shift', c -> 'freq_shift')
     from shared, level finest
     where finest.level = 0
     union all
@@ -264,51 +249,51 @@ begin atomic
     where finest.level = 0
 
     union all
-    select 3, b.block, layer, 0, 'resnet_block', pg_catalog.format('down_blocks.%s.resnets.%s', b.block, layer), false, not b.attends,
+    select 3, b.block, layer, 0, 'resnet_block', format('down_blocks.%s.resnets.%s', b.block, layer), false, not b.attends,
            case layer when 0 then b.in_channels else b.out_channels end, b.out_channels, resnet
-    from shared, down_block b, pg_catalog.generate_series(0, layers - 1) as layer
+    from shared, down_block b, generate_series(0, layers - 1) as layer
     union all
-    select 3, b.block, layer, 1, 'attention_block', pg_catalog.format('down_blocks.%s.attentions.%s', b.block, layer), false, true,
-           b.out_channels, b.out_channels, attention || pg_catalog.jsonb_build_object('heads', b.heads)
-    from shared, down_block b, pg_catalog.generate_series(0, layers - 1) as layer
+    select 3, b.block, layer, 1, 'attention_block', format('down_blocks.%s.attentions.%s', b.block, layer), false, true,
+           b.out_channels, b.out_channels, attention || jsonb_build_object('heads', b.heads)
+    from shared, down_block b, generate_series(0, layers - 1) as layer
     where b.attends
     union all
-    select 3, b.block, layers, 2, 'downsample', pg_catalog.format('down_blocks.%s.downsamplers.0', b.block), false, true,
-           b.out_channels, b.out_channels, pg_catalog.jsonb_build_object('padding', c -> 'downsample_padding')
+    select 3, b.block, layers, 2, 'downsample', format('down_blocks.%s.downsamplers.0', b.block), false, true,
+           b.out_channels, b.out_channels, jsonb_build_object('padding', c -> 'downsample_padding')
     from shared, down_block b
     where b.samples
 
     union all
-    select 4, 0, layer, 0, 'resnet_block', pg_catalog.format('mid_block.resnets.%s', layer), false, false,
+    select 4, 0, layer, 0, 'resnet_block', format('mid_block.resnets.%s', layer), false, false,
            coarsest.channels, coarsest.channels, resnet || mid
-    from shared, level coarsest, pg_catalog.generate_series(0, 1) as layer
+    from shared, level coarsest, generate_series(0, 1) as layer
     where coarsest.level = levels - 1
     union all
     select 4, 0, 0, 1, 'attention_block', 'mid_block.attentions.0', false, false,
-           coarsest.channels, coarsest.channels, attention || mid || mid_attention || pg_catalog.jsonb_build_object('heads', coarsest.heads)
+           coarsest.channels, coarsest.channels, attention || mid || mid_attention || jsonb_build_object('heads', coarsest.heads)
     from shared, level coarsest
     where coarsest.level = levels - 1
       and (c ->> 'add_attention')::boolean
 
     union all
-    select 5, b.block, layer, 0, 'resnet_block', pg_catalog.format('up_blocks.%s.resnets.%s', b.block, layer), true, false,
+    select 5, b.block, layer, 0, 'resnet_block', format('up_blocks.%s.resnets.%s', b.block, layer), true, false,
            case layer when 0 then b.in_channels else b.out_channels end + case layer when layers then b.last_skip_channels else b.out_channels end,
            b.out_channels, resnet
-    from shared, up_block b, pg_catalog.generate_series(0, layers) as layer
+    from shared, up_block b, generate_series(0, layers) as layer
     union all
-    select 5, b.block, layer, 1, 'attention_block', pg_catalog.format('up_blocks.%s.attentions.%s', b.block, layer), false, false,
-           b.out_channels, b.out_channels, attention || pg_catalog.jsonb_build_object('heads', b.heads)
-    from shared, up_block b, pg_catalog.generate_series(0, layers) as layer
+    select 5, b.block, layer, 1, 'attention_block', format('up_blocks.%s.attentions.%s', b.block, layer), false, false,
+           b.out_channels, b.out_channels, attention || jsonb_build_object('heads', b.heads)
+    from shared, up_block b, generate_series(0, layers) as layer
     where b.attends
     union all
-    select 5, b.block, layers + 1, 2, 'upsample', pg_catalog.format('up_blocks.%s.upsamplers.0', b.block), false, false,
+    select 5, b.block, layers + 1, 2, 'upsample', format('up_blocks.%s.upsamplers.0', b.block), false, false,
            b.out_channels, b.out_channels, '{}'
     from shared, up_block b
     where b.samples
 
     union all
     select 6, 0, 0, 0, 'group_norm_silu', 'conv_norm_out', false, false, finest.channels, finest.channels,
-           pg_catalog.jsonb_build_object('num_groups', c -> 'norm_num_groups', 'eps', c -> 'norm_eps')
+           jsonb_build_object('num_groups', c -> 'norm_num_groups', 'eps', c -> 'norm_eps')
     from shared, level finest
     where finest.level = 0
     union all
@@ -316,7 +301,7 @@ begin atomic
     from shared, level finest
     where finest.level = 0
   )
-  select pg_catalog.row_number() over place as step, s.operation, s.key, s.pops, s.pushes, s.in_channels, s.out_channels, s.settings
+  select row_number() over place as step, s.operation, s.key, s.pops, s.pushes, s.in_channels, s.out_channels, s.settings
   from step s
   window place as (order by s.stage, s.block, s.layer, s.part)
   order by step;
@@ -331,10 +316,10 @@ begin atomic
            when model is null
            then sql_diffusion.fail('model is null, expected the name of a model')
            when not exists (select from sql_diffusion.models m where m.name = component_config.model)
-           then sql_diffusion.fail(pg_catalog.format('model "%s" does not exist', model),
+           then sql_diffusion.fail(format('model "%s" does not exist', model),
                                    'The models that are loaded: select name from sql_diffusion.models.', '42704')
            when not exists (select from sql_diffusion.components c where c.model = component_config.model and c.component = component_config.component)
-           then sql_diffusion.fail(pg_catalog.format('model "%s" is unfinished: component %s is missing', model, component),
+           then sql_diffusion.fail(format('model "%s" is unfinished: component %s is missing', model, component),
                                    'Load the model again.', '55000')
          end;
   select c.config
@@ -400,15 +385,15 @@ begin atomic
            case
              when p.key is null then 'is missing'
              when expected.key is null then 'is surplus'
-             when pg_catalog.array_dims(p.weight) is distinct from expected.weight_dims
-             then pg_catalog.format('has a weight of shape %s, expected %s', coalesce(pg_catalog.array_dims(p.weight), '{}'), expected.weight_dims)
-             when pg_catalog.array_dims(p.bias) is distinct from expected.bias_dims
-             then pg_catalog.format('has a bias of shape %s, expected %s', coalesce(pg_catalog.array_dims(p.bias), 'null'), expected.bias_dims)
+             when array_dims(p.weight) is distinct from expected.weight_dims
+             then format('has a weight of shape %s, expected %s', coalesce(array_dims(p.weight), '{}'), expected.weight_dims)
+             when array_dims(p.bias) is distinct from expected.bias_dims
+             then format('has a bias of shape %s, expected %s', coalesce(array_dims(p.bias), 'null'), expected.bias_dims)
            end as message
     from (
         select e.key,
-               (select pg_catalog.string_agg(pg_catalog.format('[1:%s]', n.n), '' order by n.ordinality) from pg_catalog.unnest(e.weight_shape) with ordinality n (n)) as weight_dims,
-               (select pg_catalog.string_agg(pg_catalog.format('[1:%s]', n.n), '' order by n.ordinality) from pg_catalog.unnest(e.bias_shape) with ordinality n (n)) as bias_dims
+               (select string_agg(format('[1:%s]', n.n), '' order by n.ordinality) from unnest(e.weight_shape) with ordinality n (n)) as weight_dims,
+               (select string_agg(format('[1:%s]', n.n), '' order by n.ordinality) from unnest(e.bias_shape) with ordinality n (n)) as bias_dims
         from sql_diffusion.unet_parameters(sql_diffusion.component_config(model)) e
       ) expected
       full join (
@@ -419,7 +404,7 @@ begin atomic
       ) p on p.key = expected.key
   ),
   found as (
-    select b.key, b.message, pg_catalog.count(*) over () as problems
+    select b.key, b.message, count(*) over () as problems
     from problem b
     where b.message is not null
     order by b.key
@@ -427,8 +412,8 @@ begin atomic
   )
   select coalesce(
     (select sql_diffusion.fail(
-              pg_catalog.format('model "%s" is unfinished: parameter %s %s', model, f.key, f.message)
-              || case when f.problems > 1 then pg_catalog.format(', and %s more', f.problems - 1) else '' end,
+              format('model "%s" is unfinished: parameter %s %s', model, f.key, f.message)
+              || case when f.problems > 1 then format(', and %s more', f.problems - 1) else '' end,
               'Load the model again.', '55000')
      from found f),
     true);
@@ -443,21 +428,12 @@ comment on function sql_diffusion.check_model(text) is
 create function sql_diffusion.time_embedding(timestep double precision, model text, key text, embedding_dim int,
     flip_sin_to_cos boolean, downscale_freq_shift double precision, component text default 'unet') returns real[]
 language sql stable strict parallel safe
-begin atomic
-  select sql_diffusion.linear(
-           sql_diffusion.silu(
-             sql_diffusion.linear(
-               sql_diffusion.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift),
-               linear_1.weight, linear_1.bias)),
-           linear_2.weight, linear_2.bias)
-  from sql_diffusion.parameters linear_1, sql_diffusion.parameters linear_2
-  where linear_1.model = time_embedding.model
-    and linear_1.component = time_embedding.component
-    and linear_1.key = time_embedding.key || '.linear_1'
-    and linear_2.model = time_embedding.model
-    and linear_2.component = time_embedding.component
-    and linear_2.key = time_embedding.key || '.linear_2';
-end;
+return sql_diffusion.linear_module(
+         sql_diffusion.silu(
+           sql_diffusion.linear_module(
+             sql_diffusion.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift),
+             model, component, key || '.linear_1', 'time_embedding')),
+         model, component, key || '.linear_2', 'time_embedding');
 comment on function sql_diffusion.time_embedding(double precision, text, text, int, boolean, double precision, text) is
   'How far the diffusion has come, as the network is told it: timestep_embedding, then linear_1, SiLU and linear_2 of the module. '
   'Returns (time embedding channels), which every resnet_block takes. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), appendix B.';
@@ -466,11 +442,7 @@ create function sql_diffusion.run_step(step sql_diffusion.plan_step, hidden real
 language sql stable parallel safe
 return case (step).operation
          when 'conv2d' then
-           (select sql_diffusion.conv2d(hidden, p.weight, p.bias, ((step).settings ->> 'stride')::int, ((step).settings ->> 'padding')::int)
-            from sql_diffusion.parameters p
-            where p.model = run_step.model
-              and p.component = 'unet'
-              and p.key = (step).key)
+           sql_diffusion.conv2d_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'stride')::int, ((step).settings ->> 'padding')::int, 'unet')
          when 'resnet_block' then
            sql_diffusion.resnet_block(hidden, temb, model, (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision,
                                       (step).settings ->> 'time_scale_shift', ((step).settings ->> 'output_scale_factor')::double precision)
@@ -480,14 +452,10 @@ return case (step).operation
          when 'downsample' then sql_diffusion.downsample(hidden, model, (step).key, ((step).settings ->> 'padding')::int)
          when 'upsample' then sql_diffusion.upsample(hidden, model, (step).key)
          when 'group_norm_silu' then
-           (select sql_diffusion.silu(sql_diffusion.group_norm(hidden, ((step).settings ->> 'num_groups')::int, p.weight, p.bias, ((step).settings ->> 'eps')::double precision))
-            from sql_diffusion.parameters p
-            where p.model = run_step.model
-              and p.component = 'unet'
-              and p.key = (step).key)
+           sql_diffusion.group_norm_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision, true, 'unet')
          when 'center_input_sample' then
-           (select sql_diffusion.reshape(pg_catalog.array_agg((2 * v.v - 1)::real order by v.ordinality), array[pg_catalog.array_length(hidden, 1), pg_catalog.array_length(hidden, 2), pg_catalog.array_length(hidden, 3)])
-            from pg_catalog.unnest(hidden) with ordinality v (v))
+           (select sql_diffusion.with_shape(array_agg(2::real * element.x - 1::real), sql_diffusion.shape(hidden))
+            from (select unnest(hidden) as x) element)
          when 'time_embedding' then hidden
        end;
 comment on function sql_diffusion.run_step(sql_diffusion.plan_step, real[], real[], text) is
@@ -506,7 +474,7 @@ begin atomic
   temb as materialized (
     select sql_diffusion.time_embedding(timestep, model, p.key, (p.settings ->> 'embedding_dim')::int,
                                         (p.settings ->> 'flip_sin_to_cos')::boolean, (p.settings ->> 'downscale_freq_shift')::double precision) as value
-    from pg_catalog.unnest(plan) p
+    from unnest(plan) p
     where p.operation = 'time_embedding'
   ),
   run (step, operation, key, hidden, skips) as (
@@ -515,11 +483,11 @@ begin atomic
     select p.step, p.operation, p.key, output.hidden,
            case when p.pushes then taken.skips || row(output.hidden)::sql_diffusion.tensor else taken.skips end
     from run
-         join lateral pg_catalog.unnest(plan[run.step + 1 : run.step + 1]) p on true,
+         join lateral unnest(plan[run.step + 1 : run.step + 1]) p on true,
          temb,
          lateral (
-           select case when p.pops then sql_diffusion.concatenate(run.hidden, (run.skips[pg_catalog.cardinality(run.skips)]).value) else run.hidden end as hidden,
-                  case when p.pops then pg_catalog.trim_array(run.skips, 1) else run.skips end as skips
+           select case when p.pops then sql_diffusion.concatenate(run.hidden, (run.skips[cardinality(run.skips)]).value) else run.hidden end as hidden,
+                  case when p.pops then trim_array(run.skips, 1) else run.skips end as skips
            offset 0
          ) taken,
          lateral (
@@ -535,41 +503,39 @@ comment on function sql_diffusion.run_plan(sql_diffusion.plan_step[], real[], do
   'Folds the steps of a plan over a sample (channels, height, width): each row is a step''s output, what it leaves for the next one. '
   'The skip stack is an array beside it.';
 
-create function sql_diffusion.check_sample(name text, sample real[], config jsonb) returns boolean
+create function sql_diffusion.check_sample(sample real[], name text, config jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
+  select sql_diffusion.check_tensor(sample, name, 'channels, height, width'),
+         sql_diffusion.check_values(sample, name);
   with size as (
     select (sql_diffusion.unet_config(config) ->> 'in_channels')::int as channels,
-           1 << (pg_catalog.jsonb_array_length(sql_diffusion.unet_config(config) -> 'block_out_channels') - 1) as factor
+           1 << (jsonb_array_length(sql_diffusion.unet_config(config) -> 'block_out_channels') - 1) as factor
   )
   select case
-           when sample is null
-           then sql_diffusion.fail(pg_catalog.format('%s is null, expected (%s, height, width)', name, channels))
-           when pg_catalog.array_ndims(sample) is distinct from 3
-           then sql_diffusion.fail(pg_catalog.format('%s has %s dimensions, expected 3 (channels, height, width)', name, coalesce(pg_catalog.array_ndims(sample), 0)))
-           when pg_catalog.array_length(sample, 1) <> channels
-           then sql_diffusion.fail(pg_catalog.format('%s has %s channels, expected %s', name, pg_catalog.array_length(sample, 1), channels))
-           when pg_catalog.array_length(sample, 2) % factor <> 0 or pg_catalog.array_length(sample, 3) % factor <> 0
-           then sql_diffusion.fail(pg_catalog.format('%s is %s high and %s wide, expected multiples of %s', name, pg_catalog.array_length(sample, 2), pg_catalog.array_length(sample, 3), factor))
+           when array_length(sample, 1) <> channels
+           then sql_diffusion.fail(format('%s has %s channels, expected %s', name, array_length(sample, 1), channels))
+           when array_length(sample, 2) % factor <> 0 or array_length(sample, 3) % factor <> 0
+           then sql_diffusion.fail(format('%s is %s high and %s wide, expected multiples of %s', name, array_length(sample, 2), array_length(sample, 3), factor))
            else true
          end
   from size;
 end;
-comment on function sql_diffusion.check_sample(text, real[], jsonb) is
+comment on function sql_diffusion.check_sample(real[], text, jsonb) is
   'True for a tensor (channels, height, width) that the U-Net of this configuration takes, otherwise an error (22023) that calls it by this name.';
 
 create function sql_diffusion.unet_steps(sample real[], timestep double precision, model text)
   returns table (step int, operation text, key text, hidden real[])
 language sql stable parallel safe rows 60
 begin atomic
-  select sql_diffusion.check_sample('unet: sample', sample, sql_diffusion.component_config(model)),
+  select sql_diffusion.check_sample(sample, 'unet: sample', sql_diffusion.component_config(model)),
          case
            when timestep is null or timestep in ('NaN', 'Infinity', '-Infinity')
-           then sql_diffusion.fail(pg_catalog.format('unet: timestep is %s, expected a finite number', coalesce(timestep::text, 'null')))
+           then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number', coalesce(timestep::text, 'null')))
          end,
          sql_diffusion.check_model(model);
   select r.step, r.operation, r.key, r.hidden
-  from sql_diffusion.run_plan((select pg_catalog.array_agg(p order by p.step) from sql_diffusion.unet_plan(model) p), sample, timestep, model) r;
+  from sql_diffusion.run_plan((select array_agg(p order by p.step) from sql_diffusion.unet_plan(model) p), sample, timestep, model) r;
 end;
 comment on function sql_diffusion.unet_steps(real[], double precision, text) is
   'A pass of a model''s U-Net, one row a step with its output, so that every hidden tensor can be looked at. The last row is what unet returns.';

@@ -4,14 +4,14 @@ create function sql_diffusion.choose_backend(backend text) returns text
 language sql stable parallel safe
 begin atomic
   with wanted as (
-    select coalesce(backend, nullif(pg_catalog.current_setting('sql_diffusion.backend', true), ''), 'auto') as name
+    select coalesce(backend, nullif(current_setting('sql_diffusion.backend', true), ''), 'auto') as name
   ),
   server as (
-    select exists (select from pg_catalog.pg_extension e where e.extname = 'sql_diffusion_numpy') as has_numpy
+    select exists (select from pg_extension e where e.extname = 'sql_diffusion_numpy') as has_numpy
   )
   select case
            when w.name not in ('auto', 'sql', 'numpy')
-           then sql_diffusion.fail(pg_catalog.format('backend is %L, expected auto, sql or numpy', w.name))::text
+           then sql_diffusion.fail(format('backend is %L, expected auto, sql or numpy', w.name))::text
            when w.name = 'numpy' and not s.has_numpy
            then sql_diffusion.fail('backend is ''numpy'', but the extension sql_diffusion_numpy is not installed',
                                    'A superuser installs it: CREATE EXTENSION sql_diffusion_numpy CASCADE.', '55000')::text

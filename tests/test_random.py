@@ -1,6 +1,9 @@
 """randn draws what torch draws on the CPU: fresh seeds and shapes each time, torch itself as the judge."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -14,6 +17,11 @@ SHAPES = st.lists(st.integers(1, 40), min_size=1, max_size=6).filter(lambda shap
 TOLERANCE = 1e-6
 
 many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def one_row(connection: psycopg.Connection, query: str, arguments: Any = None) -> tuple[Any, ...]:
+    (row,) = connection.execute(query, arguments).fetchall()
+    return row
 
 
 def generator(seed: int) -> torch.Generator:
@@ -30,7 +38,7 @@ def generator(seed: int) -> torch.Generator:
 @example(seed=-(2**63), shape=[31])
 @example(seed=42, shape=[3, 64, 64])
 def test_one_draw(connection: psycopg.Connection, seed: int, shape: list[int]) -> None:
-    (values,) = connection.execute("select sql_diffusion.randn(%s::bigint, %s::int[])", (seed, shape)).fetchone()
+    (values,) = one_row(connection, "select sql_diffusion.randn(%s::bigint, %s::int[])", (seed, shape))
     values = np.array(values, dtype=np.float32)
     expected = torch.randn(shape, generator=generator(seed)).numpy()
     assert values.shape == expected.shape
@@ -66,26 +74,34 @@ def test_draws_after_each_other(connection: psycopg.Connection, seed: int, sizes
 @many
 @given(seed=st.integers(0, 2**32 - 1), counts=st.lists(st.integers(0, 1300), min_size=1, max_size=4))
 def test_words_are_mt19937(connection: psycopg.Connection, seed: int, counts: list[int]) -> None:
-    state = connection.execute("select sql_diffusion.manual_seed(%s)::text", (seed,)).fetchone()[0]
+    state = one_row(connection, "select sql_diffusion.manual_seed(%s)::text", (seed,))[0]
     numpy_generator = np.random.RandomState(seed)  # the same MT19937, seeded the same way
     for count in counts:
-        words, state = connection.execute(
-            "select w.words, w.next::text from sql_diffusion.random_words(%s::sql_diffusion.generator, %s) w", (state, count)
-        ).fetchone()
+        words, state = one_row(
+            connection,
+            "select w.words, w.next::text from sql_diffusion.random_words(%s::sql_diffusion.generator, %s) w",
+            (state, count),
+        )
         assert (words or []) == numpy_generator.randint(0, 2**32, size=count, dtype=np.uint32).tolist()
 
 
 def test_seeds_differ(connection: psycopg.Connection) -> None:
-    same, other = connection.execute(
-        "select sql_diffusion.randn(1, '{20}') = sql_diffusion.randn(4294967297, '{20}'), sql_diffusion.randn(1, '{20}') = sql_diffusion.randn(2, '{20}')"
-    ).fetchone()
+    same, other = one_row(
+        connection,
+        """select sql_diffusion.randn(1, '{20}') = sql_diffusion.randn(4294967297, '{20}'),
+                  sql_diffusion.randn(1, '{20}') = sql_diffusion.randn(2, '{20}')""",
+    )
     assert same
     assert not other
 
 
-@pytest.mark.parametrize("shape", ["{}", "{0}", "{3,0,4}", "{-1}", "{NULL}", "{2,NULL}", "{{1,2}}", "[0:1]={1,2}", "{1,1,1,1,1,1,1}"])
+@pytest.mark.parametrize(
+    "shape", ["{}", "{0}", "{3,0,4}", "{-1}", "{NULL}", "{2,NULL}", "{{1,2}}", "[0:1]={1,2}", "{1,1,1,1,1,1,1}"]
+)
 def test_wrong_shapes(connection: psycopg.Connection, shape: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="randn: shape is .*, expected 1 to 6 sizes of at least 1"):
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=r"randn: shape is .*, expected 1 to 6 positive sizes"
+    ):
         connection.execute("select sql_diffusion.randn(1, %s::int[])", (shape,))
 
 
@@ -104,4 +120,7 @@ def test_wrong_shapes(connection: psycopg.Connection, shape: str) -> None:
 )
 def test_wrong_generators(connection: psycopg.Connection, state: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="randn: generator is not the state of a generator"):
-        connection.execute(f"select sql_diffusion.randn(({state})::sql_diffusion.generator, '{{2}}') from sql_diffusion.manual_seed(1) s")
+        connection.execute(
+            f"select sql_diffusion.randn(({state})::sql_diffusion.generator, '{{2}}') "
+            "from sql_diffusion.manual_seed(1) s"
+        )

@@ -159,14 +159,14 @@ def test_an_unfinished_model_is_refused(connection: Connection, rng: np.random.G
     ("sample", "message"),
     [
         ("null", "unet: sample is null"),
-        ("'{}'", "unet: sample has 0 dimensions"),
-        ("'{{1,2},{3,4}}'", "unet: sample has 2 dimensions"),
+        ("'{}'", "unet: sample is empty"),
+        ("'{{1,2},{3,4}}'", "unet: sample has shape {2,2}, expected 3 dimensions"),
         ("array_fill(0::real, '{1,8,8}')", "unet: sample has 1 channels, expected 3"),
         ("array_fill(0::real, '{3,7,8}')", "unet: sample is 7 high and 8 wide, expected multiples of 2"),
         ("array_fill('NaN'::real, '{3,8,8}')", "NaN"),
         ("array_fill('Infinity'::real, '{3,8,8}')", "[Ii]nfinit"),
         ("array_fill(null::real, '{3,8,8}')", "null"),
-        ("array_fill(0::real, '{3,8,8}', '{0,1,1}')", "lower bound"),
+        ("array_fill(0::real, '{3,8,8}', '{0,1,1}')", "subscripts that begin at 1"),
     ],
 )
 def test_wrong_samples_are_refused(connection: Connection, rng: np.random.Generator, sample: str, message: str) -> None:
