@@ -14,7 +14,7 @@ SQL = \
 	sql/unet.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql
 
-LAYERS = elementwise silu group_norm conv2d linear attention interpolate timestep_embedding blocks
+LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(VERSION).sql

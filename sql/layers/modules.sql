@@ -1,0 +1,88 @@
+-- Layers with their parameters: what torch.nn.Conv2d, Linear and GroupNorm are to their functions. The parameters are the row
+-- of sql_diffusion.parameters with the module's key.
+
+create function sql_diffusion.check_parameter(model text, component text, key text, name text) returns boolean
+language sql stable parallel safe
+return
+  case when exists (select from sql_diffusion.parameters p
+                    where p.model = check_parameter.model and p.component = check_parameter.component and p.key = check_parameter.key)
+  then true
+  else sql_diffusion.fail(format('%s: model %s has no parameter %s of component %s', name, coalesce(quote_ident(model), 'null'), coalesce(key, 'null'), coalesce(component, 'null')),
+                          errcode => case when exists (select from sql_diffusion.models m where m.name = check_parameter.model) then '55000' else '42704' end)
+  end;
+comment on function sql_diffusion.check_parameter(text, text, text, text) is
+  'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
+
+create function sql_diffusion.conv2d_module(
+  input real[], model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null
+) returns real[]
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, 1) <> array_length(p.weight, 2) then
+           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
+                                     array_length(input, 1), array_length(p.weight, 2), key, sql_diffusion.shape(p.weight)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
+  select sql_diffusion.conv2d_core(input, p.weight || '{}'::real[],
+                                   case when extra_bias is null then p.bias
+                                   else (select array_agg(pair.x + pair.y)
+                                         from (select unnest(coalesce(p.bias, array_fill(0::real, array[cardinality(extra_bias)]))) as x,
+                                                      unnest(extra_bias) as y) pair) end,
+                                   stride, padding, name || ': the input of ' || key)
+  from sql_diffusion.parameters p
+  where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
+end;
+comment on function sql_diffusion.conv2d_module(real[], text, text, text, int, int, text, real[]) is
+  'conv2d of (channels, height, width) with the parameters of the module with this key; extra_bias, shape (out), is added to the module''s own. '
+  'A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. The padding is smaller than the kernel. The name opens error messages.';
+
+create function sql_diffusion.linear_module(input real[], model text, component text, key text, name text) returns real[]
+language sql stable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, array_ndims(input)) <> array_length(p.weight, 2) then
+           sql_diffusion.fail(format('%s: the input of %s has shape %s, expected a last dimension of %s', name, key,
+                                     sql_diffusion.shape(input), array_length(p.weight, 2)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = linear_module.model and p.component = linear_module.component and p.key = linear_module.key;
+  select sql_diffusion.linear_core(input, p.weight || '{}'::real[], p.bias, name || ': the input of ' || key)
+  from sql_diffusion.parameters p
+  where p.model = linear_module.model and p.component = linear_module.component and p.key = linear_module.key;
+end;
+comment on function sql_diffusion.linear_module(real[], text, text, text, text) is
+  'linear with the parameters of the module with this key. The name opens error messages.';
+
+create function sql_diffusion.group_norm_module(
+  input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null
+) returns real[]
+language sql stable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, 1) <> array_length(p.weight, 1) then
+           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name,
+                                     array_length(input, 1), array_length(p.weight, 1), key))
+         end,
+         case when num_groups is null or num_groups < 1 or array_length(input, 1) % num_groups <> 0 then
+           sql_diffusion.fail(format('%s: num_groups is %s, expected a divisor of the %s channels of input', name,
+                                     coalesce(num_groups::text, 'null'), array_length(input, 1)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = group_norm_module.model and p.component = group_norm_module.component and p.key = group_norm_module.key;
+  select sql_diffusion.group_norm_core(input, num_groups, affine.weight, affine.bias, eps, with_silu)
+  from sql_diffusion.parameters p,
+       lateral (select case when scale_shift is null then p.weight else array_agg((w * (1 + scale))::real order by position) end as weight,
+                       case when scale_shift is null then p.bias else array_agg((b * (1 + scale) + shift)::real order by position) end as bias
+                from unnest(p.weight, p.bias, scale_shift[: array_length(p.weight, 1)], scale_shift[array_length(p.weight, 1) + 1 :])
+                     with ordinality as channel (w, b, scale, shift, position)) affine
+  where p.model = group_norm_module.model and p.component = group_norm_module.component and p.key = group_norm_module.key;
+end;
+comment on function sql_diffusion.group_norm_module(real[], text, text, text, int, double precision, boolean, text, real[]) is
+  'group_norm, and silu after it where with_silu, with the parameters of the module with this key. scale_shift, shape (2 channels), multiplies the normalized '
+  'channels by 1 + its first half and adds its second half. The name opens error messages.';
