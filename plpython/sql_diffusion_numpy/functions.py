@@ -3,16 +3,18 @@ function of schema sql_diffusion with its name, where it is explained, and refus
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from . import layers, parameters, pipeline, random, schedulers, session, unet  # noqa: F401
 from . import doctor as diagnosis
+from . import parameters, pipeline, random, schedulers, session, unet
 from . import tensors as tensor_functions
 from .errors import Refused, fail
 from .layers import add as sums
@@ -31,34 +33,60 @@ from .layers import timestep_embedding as embedding
 from .layers import upsample as upsample_module
 from .layers.conv2d import Activation, Piece
 from .layers.modules import Network, PlanRow
-from .tensors import braces, check_shape, check_values, tensor
+from .tensors import braces, check_same_shape, check_shape, check_values, tensor
 
 Function = Callable[..., Any]
 
 
+# What sql_diffusion.fail raises; an error of any other kind, a cancel above all, is PostgreSQL's own and passes as it is.
+OURS = ("22023", "42704", "55000", "0A000")
+
+
+def postgres_error(plpy: Any, error: Exception) -> Exception:
+    """The error as PostgreSQL is to show it.
+
+    PL/Python puts the name of the exception's type and a colon before the message. Messages begin with the name of the
+    function and a colon, so that name makes the type, and the words are those of the SQL function.
+    """
+    if isinstance(error, Refused):
+        message, hint, sqlstate = error.message, error.hint, error.sqlstate
+    else:  # raised by a function in SQL that was called through plpy
+        message, hint, sqlstate = str(error), error.spidata[2], error.sqlstate  # type: ignore[attr-defined]
+    name, colon, rest = message.partition(": ")
+    if not colon:
+        name, rest = "sql_diffusion", message
+    shown: Exception = type(name, (plpy.Error,), {"__module__": "builtins"})(rest)
+    shown.sqlstate = sqlstate  # type: ignore[attr-defined]
+    if hint is not None:
+        shown.hint = hint  # type: ignore[attr-defined]
+    return shown
+
+
+@contextlib.contextmanager
+def errors(plpy: Any) -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        raise postgres_error(plpy, error) from None
+    except plpy.SPIError as error:
+        if error.sqlstate not in OURS:
+            raise
+        raise postgres_error(plpy, error) from None
+
+
 def boundary(function: Function) -> Function:
-    """What goes wrong in here becomes PostgreSQL's error; a cancel is PostgreSQL's own and passes."""
+    """A function that PostgreSQL calls: what it refuses becomes PostgreSQL's error.
 
-    def refuse(plpy: Any, error: Refused) -> None:
-        plpy.error(error.message, hint=error.hint, sqlstate=error.sqlstate)
-
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def rows(plpy: Any, *arguments: Any) -> Iterator[Any]:
-            try:
-                yield from function(plpy, *arguments)
-            except Refused as error:
-                refuse(plpy, error)
-
-        return rows
+    Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
+    """
 
     @functools.wraps(function)
     def call(plpy: Any, *arguments: Any) -> Any:
-        try:
-            return function(plpy, *arguments)
-        except Refused as error:
-            refuse(plpy, error)
+        with errors(plpy):
+            result = function(plpy, *arguments)
+            if inspect.isgenerator(result):
+                return itertools.chain(list(itertools.islice(result, 1)), result)
+            return result
 
     return call
 
@@ -187,6 +215,15 @@ def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) ->
 def timestep_embedding(
     plpy: Any, timestep: float, embedding_dim: int, flip_sin_to_cos: bool, downscale_freq_shift: float, max_period: float
 ) -> Any:
+    check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
+    return embedding.timestep_embedding(
+        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
+    ).tolist()
+
+
+def check_timestep_embedding(
+    timestep: float, embedding_dim: int, downscale_freq_shift: float, max_period: float
+) -> None:
     name, half = "timestep_embedding", embedding_dim // 2
     if not np.isfinite(timestep):
         fail(f"{name}: timestep is {_number(timestep)}, expected a finite number")
@@ -198,9 +235,6 @@ def timestep_embedding(
         )
     if not 0 < max_period < float("inf"):
         fail(f"{name}: max_period is {_number(max_period)}, expected a finite number above 0")
-    return embedding.timestep_embedding(
-        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
-    ).tolist()
 
 
 # Blocks: one row of a plan, run on its own
@@ -343,14 +377,9 @@ def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any
 
 
 def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) -> np.ndarray:
-    channels, _, _ = model.shape
+    channels = model.shape[0]
     factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
-    if sample is None:
-        fail(f"unet: sample is null, expected ({channels}, height, width)")
-    array = np.array(sample, dtype=np.float32)
-    if array.ndim != 3:
-        rank = array.ndim if array.size else 0
-        fail(f"unet: sample has {rank} dimensions, expected 3 (channels, height, width)")
+    array = checked(sample, "unet: sample", "channels, height, width")
     if len(array) != channels:
         fail(f"unet: sample has {len(array)} channels, expected {channels}")
     _, height, width = array.shape
@@ -358,7 +387,6 @@ def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) 
         fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
     if timestep is None or not np.isfinite(timestep):
         fail(f"unet: timestep is {_number(timestep)}, expected a finite number")
-    check_values(array, "unet: sample", sample)
     return array
 
 
@@ -380,6 +408,34 @@ def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> It
     for row, activation, norm in unet.run_steps(network, array, timestep):
         session.cancel_point(plpy)
         yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0].tolist()
+
+
+@boundary
+def time_embedding(
+    plpy: Any,
+    timestep: float,
+    model: str,
+    key: str,
+    embedding_dim: int,
+    flip_sin_to_cos: bool,
+    downscale_freq_shift: float,
+    component: str,
+) -> Any:
+    check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, 10000)
+    settings = {
+        "embedding_dim": embedding_dim,
+        "flip_sin_to_cos": flip_sin_to_cos,
+        "downscale_freq_shift": downscale_freq_shift,
+    }
+    row = PlanRow(1, "time_embedding", key, False, False, 0, 0, settings)
+    first = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_1")[0]
+    if first.shape[1] != embedding_dim:
+        fail(
+            f"time_embedding: the input of {key}.linear_1 has shape {braces([embedding_dim])}, "
+            f"expected a last dimension of {first.shape[1]}"
+        )
+    layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
+    return unet.time_embedding(unet.assemble_network(layout), row, timestep).tolist()
 
 
 # Random numbers
@@ -421,6 +477,12 @@ def noise_schedule(plpy: Any, config: str) -> Iterator[Any]:
         yield timestep, float(beta), float(alpha_cumprod)
 
 
+@boundary
+def inference_timesteps(plpy: Any, config: str, count: int) -> Iterator[Any]:
+    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
+    yield from enumerate(schedulers.inference_timesteps(json.loads(row["config"]), count), 1)
+
+
 _CHECK_SCHEDULE = """
 select sql_diffusion.check_scheduler($1),
        sql_diffusion.check_timesteps($1, $3, $4, $5),
@@ -445,21 +507,14 @@ def scheduler_timesteps(
     yield from _schedule(plpy, config, scheduler, steps, timesteps, eta)
 
 
-def _dims(array: np.ndarray | None) -> str:
-    return "null" if array is None else "".join(f"[1:{size}]" for size in array.shape)
-
-
-def _maybe(value: Any) -> np.ndarray | None:
-    return None if value is None else np.array(value, dtype=np.float32)
-
-
 @boundary
 def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any) -> Any:
-    output, x, drawn = _maybe(model_output), _maybe(sample), _maybe(noise)
-    if output is None or x is None or output.shape != x.shape:
-        fail(f"scheduler_step: model_output has shape {_dims(output)}, expected that of sample, {_dims(x)}")
-    if step["draws_noise"] and (drawn is None or drawn.shape != x.shape):
-        fail(f"scheduler_step: noise has shape {_dims(drawn)}, expected that of sample, {_dims(x)}")
+    x, output = checked(sample, "scheduler_step: sample"), checked(model_output, "scheduler_step: model_output")
+    check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    drawn = None
+    if step["draws_noise"]:
+        drawn = checked(noise, "scheduler_step: noise")
+        check_same_shape(drawn, x, "scheduler_step: noise", "sample")
     row = schedulers.ScheduleStep(**{field: step[field] for field in schedulers.ScheduleStep._fields})
     previous, original = schedulers.scheduler_step(output, x, drawn, row)
     return {"prev_sample": previous.tolist(), "pred_original_sample": original.tolist()}
@@ -475,9 +530,8 @@ def _training_config(plpy: Any, model: str, timestep: int) -> str:
 
 @boundary
 def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -> Any:
-    x, drawn = np.array(original, np.float32), np.array(noise, np.float32)
-    if x.shape != drawn.shape:
-        fail(f"add_noise: noise has shape {_dims(drawn)}, expected that of original, {_dims(x)}")
+    x, drawn = checked(original, "add_noise: original"), checked(noise, "add_noise: noise")
+    check_same_shape(drawn, x, "add_noise: noise", "original")
     config = _training_config(plpy, model, timestep)
     _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
     [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
@@ -488,15 +542,15 @@ def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -
 @boundary
 def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep: int, model: str) -> Any:
     [step] = _schedule(plpy, _training_config(plpy, model, timestep), "ddpm", None, [timestep], 0.0)
-    output, x = np.array(model_output, np.float32), np.array(sample, np.float32)
-    if output.shape != x.shape:
-        fail(f"scheduler_step: model_output has shape {_dims(output)}, expected that of sample, {_dims(x)}")
+    x = checked(sample, "predict_original_sample: sample")
+    output = checked(model_output, "scheduler_step: model_output")
+    check_same_shape(output, x, "scheduler_step: model_output", "sample")
     return schedulers.scheduler_step(output, x, None, step)[1].tolist()
 
 
 @boundary
 def denormalize(plpy: Any, sample: Any) -> Any:
-    return pipeline.denormalize(np.array(sample, np.float32)).tolist()
+    return pipeline.denormalize(checked(sample, "denormalize: sample")).tolist()
 
 
 # Pipelines
@@ -519,8 +573,9 @@ def _sample(
     eta: float | None,
 ) -> Iterator[tuple[list[int], schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
     """-> the seeds of a batch, the step, whether it is the last, samples and guesses of the finished ones."""
-    tell = session.begin(plpy)
-    progress = session.progress_of(plpy, tell)
+    if not seeds:
+        return
+    progress = session.progress_of(plpy, session.begin(plpy))
     network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
     types = ["text", "int", "int[]", "text", "real"]
     rows = session.query(plpy, _SCHEDULE, types, [model, steps, timesteps, scheduler, eta])
@@ -566,15 +621,18 @@ def ddpm_generate(
 @boundary
 def ddpm_generate_many(
     plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Iterator[Any]:
-    flat: list[int] = [int(seed) for seed in np.array(seeds if seeds is not None else [], dtype=object).ravel()
-                       if seed is not None or fail("seed is null, expected an integer")]
-    if not flat:
-        return
-    for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta):
-        if last:
-            for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True):
-                yield seed, picture.tolist()
+) -> Any:
+    flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
+    if None in flat:
+        fail("seed is null, expected an integer")
+    # All are made before the first row goes out; as arrays they take little.
+    pictures = [
+        (seed, picture)
+        for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
+        if last
+        for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
+    ]
+    return ((seed, picture.tolist()) for seed, picture in pictures)
 
 
 @boundary

@@ -123,10 +123,8 @@ def _sweep(plpy: Any, folder: int, keep: str, database: int) -> None:
 
 
 def read_plan(plpy: Any, name: str) -> list[PlanRow]:
-    return [
-        PlanRow(*(row[field] if field != "key" else row[field] or "" for field in PlanRow._fields[:-1]), json.loads(row["settings"]))
-        for row in query(plpy, _PLAN, ["text"], [name])
-    ]
+    rows = query(plpy, _PLAN, ["text"], [name])
+    return [PlanRow(**{**row, "key": row["key"] or "", "settings": json.loads(row["settings"])}) for row in rows]
 
 
 def read_parameter(plpy: Any, model: str, component: str, key: str) -> tuple[np.ndarray, np.ndarray | None] | None:

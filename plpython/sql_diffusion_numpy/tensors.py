@@ -46,6 +46,11 @@ def _holds_none(value: Any) -> bool:
     return any(_holds_none(part) for part in value) if isinstance(value, list) else value is None
 
 
+def check_same_shape(array: np.ndarray, model: np.ndarray, name: str, model_name: str) -> None:
+    if array.shape != model.shape:
+        fail(f"{name} has shape {braces(array.shape)}, expected the shape of {model_name}, {braces(model.shape)}")
+
+
 def check_shape(shape: Sequence[Any] | None, name: str) -> list[int]:
     if shape is None:
         fail(f"{name} is null")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import fail
-from ..tensors import braces
+from ..tensors import check_same_shape
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if a.shape != b.shape:
-        fail(f"add: b has shape {braces(b.shape)}, expected the shape of a, {braces(a.shape)}")
+    check_same_shape(b, a, "add: b", "a")
     return a + b
 
 

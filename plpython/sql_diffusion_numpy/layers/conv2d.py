@@ -331,7 +331,7 @@ def conv2d(
     """(in, height, width), (out, in, kernel height, kernel width), (out) -> (out, ..., ...), for any kernel: im2col."""
     outs, _, *kernel = weight.shape
     padded = np.pad(input, ((0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))  # type: ignore[call-overload]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
     windows = windows[:, ::stride, ::stride]  # (in, out height, out width, kernel height, kernel width)
     _, height, width = windows.shape[:3]
     columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, height * width)

@@ -65,7 +65,6 @@ def scaled_dot_product_attention(query: np.ndarray, key: np.ndarray, value: np.n
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
         fail(f"{name}: value has shape {braces(value.shape)}, expected that of key, {braces(key.shape)}, but for the features")
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
-    four = (1,) * (4 - query.ndim)
     scaled = query * np.float32(query.shape[-1] ** -0.5)
-    attend(*(x.reshape(four + x.shape) for x in (scaled, key, value)), out.reshape(four + out.shape))  # type: ignore[misc]
+    attend(*((x[None] if x.ndim == 3 else x[None, None] if x.ndim == 2 else x) for x in (scaled, key, value, out)))
     return out
