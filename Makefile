@@ -4,7 +4,8 @@
 # make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
 # make test       from a bare Debian or Ubuntu to all tests passed
 
-VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/sql_diffusion.control)
+# (not VERSION: PGXS has that for PostgreSQL's own)
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/sql_diffusion.control)
 PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
@@ -17,7 +18,7 @@ SQL = \
 LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
 
 EXTENSION  = extension/sql_diffusion
-DATA_built = build/sql_diffusion--$(VERSION).sql
+DATA_built = build/sql_diffusion--$(EXTVERSION).sql
 DOCS       = $(wildcard doc/*.md)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
@@ -25,18 +26,28 @@ REGRESS_OPTS = --inputdir=tests --outputdir=build
 
 EXTRA_CLEAN = build
 
-PG_CONFIG ?= pg_config
-ifneq ($(shell command -v $(PG_CONFIG)),)
+# Debian's own pg_config wants a development package; those of its PostgreSQL versions, newest first, do without.
+ifndef PG_CONFIG
+PG_CONFIG := $(firstword $(foreach candidate,pg_config $(shell ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -t/ -k5,5nr),\
+	$(if $(wildcard $(shell $(candidate) --pgxs 2>/dev/null)),$(candidate))))
+endif
+ifneq ($(PG_CONFIG),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
 
 all: $(DATA_built)
 
-build/sql_diffusion--$(VERSION).sql: $(SQL) Makefile
+build/sql_diffusion--$(EXTVERSION).sql: $(SQL) Makefile
 	@mkdir -p build
 	cat $(SQL) > $@.new && mv $@.new $@
 
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
+
+.PHONY: demo test
+demo:
+	scripts/demo $(SEED)
+test:
+	scripts/test

@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Dsn = Annotated[
@@ -266,11 +266,12 @@ def generate(
 
     if animate is not None:
         pictures.check_moving(animate)
+    wanted = parse_timesteps(timesteps)
     first = secrets.randbelow(2**32) if seed is None else seed
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
-        request = Settings(name, num_inference_steps, parse_timesteps(timesteps), scheduler and scheduler.value, eta)
+        request = Settings(name, num_inference_steps, wanted, scheduler and scheduler.value, eta)
         samples: list[Any] = []
         frames: list[list[Any]] = []
         done: list[Any] = []
@@ -436,11 +437,10 @@ def step_progress() -> Progress:
 
 
 def print_table(table: Table) -> None:
-    """On a terminal as wide as that; into a pipe or file as wide as it is, so that nothing is cut off."""
-    if out.is_terminal:
+    """On a terminal as wide as that; into a pipe or file as wide as the table is, so that nothing is cut off."""
+    with out.capture() as capture:
         out.print(table, soft_wrap=False)
-    else:
-        out.print(table, width=10_000)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
 
 
 def settings_table(content: dict[str, Any]) -> Table:

@@ -43,8 +43,9 @@ def connect_with_password(dsn: str) -> Connection:
 
 def unreachable(error: psycopg.OperationalError) -> Problem:
     """No connection was made."""
+    reason = " ".join(str(error).removeprefix("connection failed: ").removeprefix("connection is bad: ").split())
     return Problem(
-        f"no connection to PostgreSQL: {' '.join(str(error).removeprefix('connection failed: ').split())}",
+        f"no connection to PostgreSQL: {reason}",
         "Say where it is with --dsn 'host=... dbname=... user=...', or with PGHOST, PGDATABASE and PGUSER as for psql.",
         DATABASE,
     )
@@ -62,6 +63,9 @@ def explain(error: psycopg.Error) -> Problem:
     if error.sqlstate == "42501":  # not allowed
         hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion: it owns the models."
         return Problem(message, error.diag.message_hint or hint, DATABASE)
+    if error.sqlstate in ("42883", "42P01", "42703"):  # a function, table or column that is not there
+        hint = "The extension seems to be older than this command: ALTER EXTENSION sql_diffusion UPDATE"
+        return Problem(message, hint, DATABASE)
     if error.sqlstate == "57014":  # statement_timeout, or cancelled from elsewhere
         return Problem(message, "Nothing was changed. Run it again, with a longer statement_timeout.", DATABASE)
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):

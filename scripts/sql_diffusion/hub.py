@@ -52,12 +52,12 @@ def repository_source(repository: str, revision: str | None) -> Source:
     """The files of a repository of the hub; of its copy in the hub's cache where HF_HUB_OFFLINE is set."""
     # Imported here: the commands that need no hub start without it.
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    endpoint = huggingface_hub.constants.ENDPOINT
+    endpoint = constants.ENDPOINT
     where = repository + (f" at revision {revision}" if revision else "")
     try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             snapshot = huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
             return cached_source(repository, Path(snapshot))
         info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
@@ -84,20 +84,21 @@ def repository_source(repository: str, revision: str | None) -> Source:
         raise unreachable(repository, endpoint, error) from error
 
     siblings = info.siblings or []
-    pinned = info.sha or revision  # every file from one commit, also when somebody pushes meanwhile
 
     def fetch(name: str, progress: Progress) -> Path:
         try:
-            path = huggingface_hub.hf_hub_download(repository, name, revision=pinned, tqdm_class=bar_class(progress))
+            path = huggingface_hub.hf_hub_download(repository, name, revision=revision, tqdm_class=bar_class(progress))
         except Exception as error:
             raise unreachable(f"{name} of {repository}", endpoint, error) from error
+        if f"/snapshots/{info.sha}/" not in Path(path).as_posix():
+            raise Problem(f"{where} was changed while it was fetched", "Run the same command again.")
         return Path(path)
 
     return Source(
         label=repository,
         names=[sibling.rfilename for sibling in siblings],
         fetch=fetch,
-        revision=pinned,
+        revision=info.sha,
         sha256={sibling.rfilename: sibling.lfs.sha256 for sibling in siblings if sibling.lfs},
     )
 

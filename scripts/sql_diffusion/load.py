@@ -49,9 +49,15 @@ def load(
     task = progress.add_task("Writing to the server", total=total)
     # Hashing and copying go on side by side: one keeps this machine busy, the other the server.
     with ThreadPoolExecutor(max_workers=1) as hasher:
-        digest = hasher.submit(check_files, checkpoint, files)
-        write_model(
-            connection, name, checkpoint, modules, digest.result, replace, lambda count: progress.advance(task, count)
+        hashing = hasher.submit(lambda: [sha256(file) for file in files])
+        digest = write_model(
+            connection,
+            name,
+            checkpoint,
+            modules,
+            lambda: check_digests(checkpoint, files, hashing.result()),
+            replace,
+            lambda count: progress.advance(task, count),
         )
     return Loaded(
         name,
@@ -60,7 +66,7 @@ def load(
         stored_type(modules),
         checkpoint.source.label,
         checkpoint.source.revision,
-        digest.result(),
+        digest,
         checkpoint.notes,
     )
 
@@ -71,11 +77,9 @@ def default_name(checkpoint: Checkpoint) -> str:
     return parent if name == "unet" and parent not in ("", "/") else name
 
 
-def check_files(checkpoint: Checkpoint, files: list[Path]) -> str:
+def check_digests(checkpoint: Checkpoint, files: list[Path], digests: list[str]) -> str:
     """The SHA-256 that models.sha256 is to hold. Raises a Problem where a file is not the one that the hub has."""
-    digests = []
-    for name, file in zip(checkpoint.weights, files, strict=True):
-        digest = sha256(file)
+    for name, file, digest in zip(checkpoint.weights, files, digests, strict=True):
         wanted = checkpoint.source.sha256.get(name)
         if wanted is not None and digest != wanted:
             # The hub's cache would hand out the damaged copy for ever.
@@ -85,7 +89,6 @@ def check_files(checkpoint: Checkpoint, files: list[Path]) -> str:
                 f"{name} is damaged: its SHA-256 is {digest}, and the hub says {wanted}",
                 "The copy in the hub's cache was removed. Run the same command again to fetch it anew.",
             )
-        digests.append(digest)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -160,11 +160,11 @@ def write_model(
     sha256: Callable[[], str],
     replace: bool,
     advance: Callable[[int], None],
-) -> None:
+) -> str:
     """Writes a model in one transaction, so that readers see all of it or nothing.
 
-    sha256 is asked at the end for the digest of the weights, and raises where it is not what it should be; then nothing
-    is written. advance is told the bytes read.
+    sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
+    advance is told the bytes read.
     """
     with connection.transaction():
         # Two loads of one name take turns; the loser is told that the name is taken, or replaces what the winner wrote.
@@ -192,7 +192,9 @@ def write_model(
         )
         copy_modules(connection, name, modules, advance)
         connection.execute("select sql_diffusion.check_model(%s)", [name])
-        connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [sha256(), name])
+        digest = sha256()
+        connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [digest, name])
+    return digest
 
 
 def copy_modules(connection: Connection, name: str, modules: list[Module], advance: Callable[[int], None]) -> None:

@@ -51,7 +51,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             pass
         with file.open("rb") as stream:
             (header_length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(header_length))
+            header = json.loads(stream.read(header_length), object_pairs_hook=no_name_twice)
     except FileNotFoundError:
         raise Problem(f"{file} does not exist", "Check the path.") from None
     except OSError as error:
@@ -76,6 +76,13 @@ def read_header(file: Path) -> dict[str, Tensor]:
         name: Tensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + header_length + entry["data_offsets"][0])
         for name, entry in entries.items()
     }
+
+
+def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two entries of one name the library may have checked the other."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("its header holds a name twice")
+    return dict(pairs)
 
 
 def read_tensor(tensor: Tensor) -> Float32Array:

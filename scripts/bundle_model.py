@@ -1,0 +1,150 @@
+"""Turn a diffusers pipeline folder into the SQL that puts the model into the extension's tables.
+
+Standard library only, so that building the extension needs nothing but Python.
+
+    python3 scripts/bundle_model.py models/butterflies > build/butterflies.sql
+
+The folder holds model_index.json, scheduler/scheduler_config.json, unet/config.json, the weights as a safetensors file
+(one of diffusers' names for it), and sql_diffusion.json: the schedule that the model is generated with by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+
+
+class Tensor(NamedTuple):
+    dtype: str  # float16, bfloat16 or float32
+    shape: list[int]
+    data: bytes  # little endian, row by row
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, by name.
+
+    The format: eight bytes that hold the header's length, little endian; the header, JSON: dtype, shape and place of
+    each tensor; then the data (https://huggingface.co/docs/safetensors#format).
+    """
+    content = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", content)
+    if 8 + length > len(content):
+        raise ValueError(f"{file}: the header is said to be {length} bytes long, the file has {len(content)} in all")
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{file}: {name} is {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+        begin, end = entry["data_offsets"]
+        if 8 + length + end > len(content):
+            raise ValueError(f"{file}: {name} ends behind the end of the file")
+        tensors[name] = Tensor(DTYPES[entry["dtype"]], entry["shape"], content[8 + length + begin : 8 + length + end])
+    return tensors
+
+
+def find_weights(folder: Path) -> Path:
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
+    if not found:
+        raise FileNotFoundError(f"{folder}: no weights, expected {' or '.join(WEIGHT_FILES)}")
+    return found[0]
+
+
+def modules(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Key, weight and bias of each module, in the file's order of keys."""
+    keys = [name[: -len(".weight")] for name in tensors if name.endswith(".weight")]
+    known = {f"{key}.{part}" for key in keys for part in ("weight", "bias")}
+    strangers = sorted(set(tensors) - known)
+    if strangers:
+        raise ValueError(f"{strangers[0]} is neither a weight nor the bias of a module that has a weight")
+    for key in keys:
+        yield key, tensors[f"{key}.weight"], tensors.get(f"{key}.bias")
+
+
+def quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_json(value: Any) -> str:
+    return quote(json.dumps(value)) + "::jsonb"
+
+
+def tensor_expression(tensor: Tensor | None) -> str:
+    """The SQL expression that gives the tensor as real[], or null."""
+    if tensor is None:
+        return "null"
+    data = base64.b64encode(tensor.data).decode("ascii")
+    shape = "{" + ",".join(str(length) for length in tensor.shape) + "}"
+    return f"sql_diffusion.tensor_from_bytes(decode('{data}', 'base64'), '{tensor.dtype}', '{shape}')"
+
+
+def bundle(folder: Path, name: str) -> Iterator[str]:
+    """The SQL statements, in the order in which they must run."""
+
+    def read_json(*path: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(folder.joinpath(*path).read_text(encoding="utf-8"))
+        return content
+
+    index = read_json("model_index.json")
+    networks = [part for part in index if not part.startswith("_") and part != "scheduler"]
+    files = {network: find_weights(folder / network) for network in networks}
+    # one network: the sum that `sha256sum` prints for its file; several: of their files one after the other
+    sha256 = hashlib.sha256(b"".join(file.read_bytes() for file in files.values())).hexdigest()
+    values = [
+        quote(name),
+        quote(index["_class_name"]),
+        quote_json(read_json("scheduler", "scheduler_config.json")),
+        quote_json(read_json("sql_diffusion.json")),
+        quote(f"models/{name}"),
+        "null",
+        quote(sha256),
+        "now()",
+        "true",
+    ]
+    yield (
+        "insert into sql_diffusion.models\n"
+        "       (name, pipeline, scheduler, defaults, source, revision, sha256, loaded_at, bundled)\n"
+        "values (" + ",\n        ".join(values) + ");\n"
+    )
+    for network, file in files.items():
+        config = read_json(network, "config.json")
+        yield (
+            "insert into sql_diffusion.components\n"
+            "       (model, component, config)\n"
+            f"values ({quote(name)}, {quote(network)}, {quote_json(config)});\n"
+        )
+        for key, weight, bias in modules(read_safetensors(file)):
+            yield (
+                "insert into sql_diffusion.parameters\n"
+                "       (model, component, key, weight, bias)\n"
+                f"values ({quote(name)}, {quote(network)}, {quote(key)},\n"
+                f"        {tensor_expression(weight)},\n"
+                f"        {tensor_expression(bias)});\n"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("folder", type=Path, help="a diffusers pipeline folder")
+    parser.add_argument("--name", help="the model's name in the tables (default: the folder's)")
+    arguments = parser.parse_args()
+    name = arguments.name or arguments.folder.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9._/-]+", name):
+        parser.error(f"--name: {name!r} has characters other than letters, digits and . _ / -")
+    for statement in bundle(arguments.folder, name):
+        sys.stdout.write(statement + "\n")
+
+
+if __name__ == "__main__":
+    main()

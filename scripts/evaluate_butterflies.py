@@ -1,0 +1,140 @@
+"""How close a model's butterflies are to drawn ones, in numbers.
+
+    python scripts/evaluate_butterflies.py --schedule DDIMScheduler:20 --schedule DDPMScheduler:1000
+
+Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
+that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2 and ReLU have 16, 16 and
+8 channels. The means of the first two layers' channels over the picture, and those of the third over each quarter of
+it, are 64 features, each scaled to mean 0 and variance 1 on the drawn training pictures. Random features know nothing
+of butterflies, but they answer to colours, edges, texture, noise and place.
+
+frechet     Frechet distance of two normal distributions (Heusel et al. 2017, arXiv:1706.08500, eq. 6), lower is better.
+            It depends on the number of pictures: compare only rows of the same count.
+kernel      squared maximum mean discrepancy with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401,
+            eq. 4), unbiased: about 0, and now and then below, when both sides are alike.
+asymmetry   mean difference of a picture from its mirror image, in grey levels of 255.
+frame       mean darkness of the outermost pixels, in grey levels: 0 is a clean white background.
+
+Row one is held-out drawings, so it is what a perfect model would get.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from draw_butterflies import draw_butterflies
+from numpy.typing import NDArray
+from rich.console import Console
+from sample_butterflies import load_pipeline, sample
+
+HELD_OUT_SEED = 1_000_000  # training draws the seeds from 0
+FEATURES = 64
+
+Floats = NDArray[np.float64]
+
+
+class FeatureSpace(NamedTuple):
+    mean: Floats  # (FEATURES,)
+    deviation: Floats  # (FEATURES,)
+
+
+def random_features(pictures: NDArray[np.uint8], seed: int = 0) -> Floats:
+    """Random convolutional features (N, FEATURES) of pictures (N, H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1  # (N, 3, H, W)
+    means = []
+    for channels_in, channels_out, places in ((3, 16, 1), (16, 16, 1), (16, 8, 2)):
+        weight = torch.empty(channels_out, channels_in, 3, 3)
+        torch.nn.init.orthogonal_(weight, gain=math.sqrt(2), generator=generator)
+        x = torch.nn.functional.conv2d(x, weight, stride=2, padding=1).relu()
+        means.append(torch.nn.functional.adaptive_avg_pool2d(x, places).flatten(1))
+    features: Floats = torch.cat(means, dim=1).double().numpy()
+    return features
+
+
+def fit_space(pictures: NDArray[np.uint8]) -> FeatureSpace:
+    features = random_features(pictures)
+    return FeatureSpace(features.mean(axis=0), features.std(axis=0))
+
+
+def embed(space: FeatureSpace, pictures: NDArray[np.uint8]) -> Floats:
+    """Scaled features (N, FEATURES)."""
+    return (random_features(pictures) - space.mean) / space.deviation
+
+
+def frechet_distance(a: Floats, b: Floats) -> float:
+    """|mean difference|^2 + trace(A + B - 2 sqrt(A B)) of the two covariance matrices."""
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # A B is similar to a symmetric positive matrix: its eigenvalues are real, and their roots sum to the trace
+    roots = np.sqrt(np.clip(np.linalg.eigvals(cov_a @ cov_b).real, 0, None))
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+
+
+def kernel_distance(a: Floats, b: Floats) -> float:
+    """Unbiased squared maximum mean discrepancy with the cubic kernel."""
+
+    def kernel(x: Floats, y: Floats) -> Floats:
+        cubed: Floats = (x @ y.T / x.shape[1] + 1) ** 3
+        return cubed
+
+    def mean_of_pairs(x: Floats) -> float:
+        table = kernel(x, x)
+        return float((table.sum() - np.trace(table)) / (len(x) * (len(x) - 1)))
+
+    return mean_of_pairs(a) + mean_of_pairs(b) - 2 * float(kernel(a, b).mean())
+
+
+def asymmetry(pictures: NDArray[np.uint8]) -> float:
+    return float(np.abs(pictures.astype(np.float64) - pictures[:, :, ::-1]).mean())
+
+
+def frame_darkness(pictures: NDArray[np.uint8]) -> float:
+    darkness = 255.0 - pictures.mean(axis=3)  # (N, H, W)
+    rows, columns = darkness[:, [0, -1], :], darkness[:, :, [0, -1]]
+    return float(np.concatenate([rows.ravel(), columns.ravel()]).mean())
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
+    schedule: Annotated[
+        list[str], typer.Option(help="SCHEDULER:STEPS, with diffusers' class name; may be given many times.")
+    ] = ["DDIMScheduler:20"],  # noqa: B006 typer copies it
+    count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=FEATURES + 1)] = 256,
+    drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=FEATURES + 1)] = 2000,
+) -> None:
+    """Print a Markdown table of distances between drawn butterflies and a model's, for each schedule."""
+    console = Console()
+    real = draw_butterflies(drawn)
+    size = load_pipeline(model).unet.config.sample_size
+    assert size == real.shape[1], f"the model makes pictures of {size} pixels, the drawn ones have {real.shape[1]}"
+    space = fit_space(real)
+    real_features = embed(space, real)
+
+    def report(name: str, pictures: NDArray[np.uint8]) -> None:
+        features = embed(space, pictures)
+        numbers = (
+            frechet_distance(real_features, features),
+            kernel_distance(real_features, features),
+            asymmetry(pictures),
+            frame_darkness(pictures),
+        )
+        cells = [name, str(len(pictures)), *(f"{number:.3f}" for number in numbers)]
+        console.print("| " + " | ".join(cells) + " |", highlight=False)
+
+    console.print("| pictures | count | frechet | kernel | asymmetry | frame |")
+    console.print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    report("held-out drawings", draw_butterflies(count, HELD_OUT_SEED))
+    pipeline = load_pipeline(model)
+    for entry in schedule:
+        name, _, steps = entry.partition(":")
+        report(f"{name}, {steps} steps", sample(pipeline, name, int(steps), range(count), batch_size=32))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,86 @@
+"""A grid of a model's pictures, one a seed, made by diffusers or by the extension.
+
+    python scripts/sample_butterflies.py doc/ddim-20.png --model models/butterflies --scheduler DDIMScheduler --steps 20
+    python scripts/sample_butterflies.py doc/default.png --query 'select image_png(ddpm_generate(%s))'
+
+Both ways a picture belongs to its seed alone, so the two grids of the same schedule show the same pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import diffusers
+import numpy as np
+import torch
+import typer
+from draw_butterflies import grid_picture
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+
+def load_pipeline(folder: Path) -> diffusers.DDPMPipeline:
+    """The pipeline of a folder whose weights may be there in half precision only; computes in float32."""
+    half = (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
+    return diffusers.DDPMPipeline.from_pretrained(folder, variant="fp16" if half else None, dtype=torch.float32)
+
+
+def sample(
+    pipeline: diffusers.DDPMPipeline, scheduler: str, steps: int, seeds: Sequence[int], batch_size: int = 16
+) -> NDArray[np.uint8]:
+    """Pictures of a model, uint8 (N, H, W, 3). `scheduler` is the name of a diffusers class, such as DDIMScheduler."""
+    chosen = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+    chooser = diffusers.DDPMPipeline(pipeline.unet, chosen)
+    chooser.set_progress_bar_config(disable=True)
+    pictures = []
+    for first in track(range(0, len(seeds), batch_size), f"{scheduler} {steps}", transient=True):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
+        pictures.append(chooser(len(generators), generators, steps, output_type="np").images)
+    images: NDArray[np.float32] = np.concatenate(pictures)  # 0..1
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def query_pictures(query: str, seeds: Sequence[int], database: str) -> NDArray[np.uint8]:
+    """Pictures that a database makes: `query` has one parameter, the seed, and gives one PNG."""
+    import psycopg  # only this way of making pictures needs a database
+
+    pictures = []
+    with psycopg.connect(database) as connection:
+        for seed in track(seeds, "database", transient=True):
+            row = connection.execute(query.encode(), (seed,)).fetchone()
+            if row is None:
+                raise ValueError(f"the query gave no row for seed {seed}")
+            pictures.append(np.asarray(Image.open(io.BytesIO(row[0])).convert("RGB")))
+    return np.stack(pictures)
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    model: Annotated[Path, typer.Option(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
+    scheduler: Annotated[str, typer.Option(help="Scheduler class of diffusers.")] = "DDIMScheduler",
+    steps: Annotated[int, typer.Option(help="Inference steps.", min=1)] = 20,
+    query: Annotated[
+        str | None, typer.Option(help="Ask a database instead: SQL that gives the PNG of a seed, %s.")
+    ] = None,
+    database: Annotated[
+        str, typer.Option(help="Connection string for --query; the rest is libpq's PG* settings.")
+    ] = "",
+    count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 64,
+    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first; the others follow it.", min=0)] = 0,
+    zoom: Annotated[int, typer.Option(help="Width and height of a pixel in the grid.", min=1)] = 1,
+) -> None:
+    """Write a grid of pictures, one a seed."""
+    seeds = range(first_seed, first_seed + count)
+    pictures = (
+        query_pictures(query, seeds, database) if query else sample(load_pipeline(model), scheduler, steps, seeds)
+    )
+    grid_picture(pictures, columns, zoom).save(output)
+
+
+if __name__ == "__main__":
+    typer.run(main)
