@@ -10,9 +10,9 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/unet.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql
 
 LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
@@ -22,7 +22,7 @@ DATA_built = build/sql_diffusion--$(EXTVERSION).sql
 DOCS       = $(wildcard doc/*.md)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
-REGRESS_OPTS = --inputdir=tests --outputdir=build
+REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
 
 EXTRA_CLEAN = build
 

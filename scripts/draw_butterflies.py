@@ -130,17 +130,20 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
 
     # --- the pixels' places in the butterfly's own frame, which is scaled to fill the picture ------------------------
     cosines, sines = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    xs = [fore_root[0] + (fore * cosines).max(), hind_root[0] + (hind * cosines).max()]
-    ys = [fore_root[1] + fore * sines, hind_root[1] + hind * sines]
-    top = max(antenna_y, ys[0].max())
-    bottom = min(body_end, ys[0].min(), ys[1].min())
-    reach = max(*xs, (top - bottom) / 2) / uniform(0.84, 0.93)
+    right = np.concatenate([fore_root[0] + fore * cosines, hind_root[0] + hind * cosines, [antenna_x, 0.0]])
+    height = np.concatenate([fore_root[1] + fore * sines, hind_root[1] + hind * sines, [antenna_y, body_end]])
+    centre = (height.max() + height.min()) / 2
+    upright = max(right.max(), height.max() - centre) / uniform(0.84, 0.93)
+    angle = np.float32(np.deg2rad(np.clip(rng.normal(0, 4), -10, 10)))
+    # both wings' points, as complex numbers, turned: none may leave the picture
+    turned = np.concatenate([right, -right]) + 1j * (np.concatenate([height, height]) - centre)
+    turned = turned * np.exp(1j * angle)
+    reach = max(upright, np.abs(turned.real).max() / 0.95, np.abs(turned.imag).max() / 0.95)
     fine = size * SUPERSAMPLING
     grid = ((np.arange(fine) + 0.5) / fine * 2 - 1).astype(np.float32) * np.float32(reach)
-    angle = np.float32(np.deg2rad(np.clip(rng.normal(0, 4), -10, 10)))
     across, down = grid[None, :], grid[:, None]
     x = np.abs(np.cos(angle) * across - np.sin(angle) * down)
-    y = (top + bottom) / 2 - (np.sin(angle) * across + np.cos(angle) * down)
+    y = np.float32(centre) - (np.sin(angle) * across + np.cos(angle) * down)
     pixel = 2 * reach / size
 
     def wing(root: tuple[float, float], outline: Floats) -> Wing:

@@ -3,10 +3,10 @@
     python scripts/evaluate_butterflies.py --schedule DDIMScheduler:20 --schedule DDPMScheduler:1000
 
 Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
-that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2 and ReLU have 16, 16 and
-8 channels. The means of the first two layers' channels over the picture, and those of the third over each quarter of
-it, are 64 features, each scaled to mean 0 and variance 1 on the drawn training pictures. Random features know nothing
-of butterflies, but they answer to colours, edges, texture, noise and place.
+that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2, each followed by the
+absolute value, have 16, 16 and 8 channels. The means of the first two layers' channels over the picture, and those of
+the third over each quarter of it, are 64 features, each scaled to mean 0 and variance 1 on the drawn training pictures.
+Random features know nothing of butterflies, but they answer to colours, edges, texture, noise and place.
 
 frechet     Frechet distance of two normal distributions (Heusel et al. 2017, arXiv:1706.08500, eq. 6), lower is better.
             It depends on the number of pictures: compare only rows of the same count.
@@ -51,7 +51,7 @@ def random_features(pictures: NDArray[np.uint8], seed: int = 0) -> Floats:
     for channels_in, channels_out, places in ((3, 16, 1), (16, 16, 1), (16, 8, 2)):
         weight = torch.empty(channels_out, channels_in, 3, 3)
         torch.nn.init.orthogonal_(weight, gain=math.sqrt(2), generator=generator)
-        x = torch.nn.functional.conv2d(x, weight, stride=2, padding=1).relu()
+        x = torch.nn.functional.conv2d(x, weight, stride=2, padding=1).abs()
         means.append(torch.nn.functional.adaptive_avg_pool2d(x, places).flatten(1))
     features: Floats = torch.cat(means, dim=1).double().numpy()
     return features

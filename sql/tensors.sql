@@ -25,7 +25,7 @@ return
       sql_diffusion.shape(input), cardinality(string_to_array(dimensions, ', ')),
       case when dimensions like '%, %' then 's' else '' end, dimensions))
   when exists (select from generate_series(1, array_ndims(input)) dimension where array_lower(input, dimension) <> 1) then
-    sql_diffusion.fail(format('%s has the bounds %s, expected lower bounds of 1', name, array_dims(input)))
+    sql_diffusion.fail(format('%s has the bounds %s, expected subscripts that begin at 1', name, array_dims(input)))
   else
     true
   end;

@@ -262,49 +262,45 @@ def generate(
 ) -> None:
     """Generate pictures, and say in each PNG how it was made."""
     from . import pictures
-    from .generate import Settings, ansi_lines, model_name, step_count, steps
+    from .generate import Settings, ansi_lines, description, draw, model_name, step_count
 
-    if animate is not None:
-        pictures.check_moving(animate)
-    wanted = parse_timesteps(timesteps)
+    pictures.check_output(output, pictures.STILL)
+    pictures.check_output(animate, pictures.MOVING)
+    list_of_timesteps = parse_timesteps(timesteps)
     first = secrets.randbelow(2**32) if seed is None else seed
+    seeds = range(first, first + count)
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
-        request = Settings(name, num_inference_steps, wanted, scheduler and scheduler.value, eta)
-        samples: list[Any] = []
-        frames: list[list[Any]] = []
-        done: list[Any] = []
+        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler and scheduler.value, eta)
+        total = step_count(connection, request)
+        keep = pictures.choose_frames(total) if animate else [total - 1]
         with step_progress() as progress:
-            task = progress.add_task(f"Generating {name}", total=count * step_count(connection, request))
-            for current in range(first, first + count):
-                done = []
-                for step in steps(connection, current, backend and backend.value, request):
-                    done.append(step)
-                    progress.advance(task)
-                samples.append(done[-1].sample)
-                if animate is not None:
-                    frames.append([pictures.to_image(done[i].sample, scale) for i in pictures.choose_frames(len(done))])
-        shown = [ansi_lines(connection, sample) for sample in samples] if ansi else []
+            task = progress.add_task(f"Generating {name}", total=count * total)
+            drawn = [
+                draw(connection, each, backend and backend.value, request, keep, lambda: progress.advance(task))
+                for each in seeds
+            ]
+        text = description(connection, request, drawn[-1].timesteps)
+        shown = [line for each in drawn for line in ansi_lines(connection, each.samples[-1])] if ansi else []
 
-    for lines in shown:
-        typer.echo("\n".join(lines) + "\x1b[0m", color=True)
-    images = [pictures.to_image(sample, scale) for sample in samples]
-    text = picture_text(request, [step.timestep for step in done])
-    seeds = list(range(first, first + count))
-    every = ",".join(map(str, seeds))
+    if shown:
+        typer.echo("\n".join(shown), color=True)
+    films = [[pictures.to_image(sample, scale) for sample in each.samples] for each in drawn]
+    every = {**text, "seed": ",".join(map(str, seeds))}
     if output is not None or not (ansi or animate):
         output = output or Path(f"{name.replace('/', '-')}-{first}.png")
         if grid or count == 1:
-            write(lambda path: pictures.save_png(pictures.make_grid(images), path, {**text, "seed": every}), output)
+            pictures.save_png(pictures.make_grid([film[-1] for film in films]), output, every)
+            typer.echo(str(output))
         else:
-            for number, image in zip(seeds, images, strict=True):
-                numbered = output.with_name(f"{output.stem}-{number}{output.suffix}")
-                text_of_one = {**text, "seed": str(number)}
-                write(lambda path, image=image, text=text_of_one: pictures.save_png(image, path, text), numbered)
+            for each, film in zip(seeds, films, strict=True):
+                numbered = output.with_name(f"{output.stem}-{each}{output.suffix}")
+                pictures.save_png(film[-1], numbered, {**text, "seed": str(each)})
+                typer.echo(str(numbered))
     if animate is not None:
-        moving = [pictures.make_grid(list(together)) for together in zip(*frames, strict=True)]
-        write(lambda path: pictures.save_animation(moving, path, {**text, "seed": every}), animate)
+        pictures.save_animation([pictures.make_grid(list(frame)) for frame in zip(*films, strict=True)], animate, every)
+        typer.echo(str(animate))
 
 
 @app.command(
@@ -322,7 +318,7 @@ def verify(
 ) -> None:
     """Run a model beside diffusers, layer by layer, and print how far apart they are.
 
-    Needs torch and diffusers here: pip install 'sql_diffusion[verify]'. Exits with 1 where a layer differs by more
+    Needs torch and diffusers here: pip install torch diffusers. Exits with 1 where a layer differs by more
     than 1e-4 of its largest value.
     """
     from .verify import TOLERANCE
@@ -390,25 +386,6 @@ def parse_timesteps(text: str | None) -> list[int] | None:
         ) from None
 
 
-def picture_text(request: Any, timesteps: list[int]) -> dict[str, str]:
-    """What a picture's text chunks say besides its seed."""
-    given = {key: str(value) for key, value in request._asdict().items() if value is not None}
-    if request.timesteps is not None:
-        given["timesteps"] = ",".join(map(str, timesteps))
-    return {"Software": f"sql_diffusion {__version__}", **given, "num_inference_steps": str(len(timesteps))}
-
-
-def write(save: Any, path: Path) -> None:
-    """Writes a file and says which."""
-    try:
-        save(path)
-    except OSError as error:
-        raise Problem(
-            f"{path} cannot be written: {error.strerror or error}", "Choose another file.", errors.USAGE
-        ) from error
-    typer.echo(str(path))
-
-
 def byte_progress() -> Progress:
     """Bars that count bytes, on the terminal only."""
     return Progress(
@@ -474,7 +451,7 @@ def source_text(summary: models.Summary) -> str:
 def main() -> None:
     """Runs the command. What goes wrong becomes a sentence and an exit code, never a traceback."""
     try:
-        app()
+        app(prog_name="sql-diffusion")
     except Problem as problem:
         complain(problem)
     except psycopg.Error as error:

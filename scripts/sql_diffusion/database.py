@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from . import arrays
-from .errors import CHECKPOINT, DATABASE, MODEL, Problem
+from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -56,8 +56,8 @@ def explain(error: psycopg.Error) -> Problem:
     message = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
     if error.sqlstate == "42704":  # unknown model
         return Problem(message, error.diag.message_hint or "See what is loaded: sql-diffusion list", MODEL)
-    if error.sqlstate == "55000":  # unfinished model
-        return Problem(message, error.diag.message_hint, MODEL)
+    if error.sqlstate == "22023":  # a setting out of its range
+        return Problem(message, error.diag.message_hint, USAGE)
     if error.sqlstate == "0A000":  # a setting that is not run
         return Problem(message, error.diag.message_hint or "doc/reference.md says which settings run.", CHECKPOINT)
     if error.sqlstate == "42501":  # not allowed

@@ -1,10 +1,11 @@
 """Generates pictures step by step, as ddpm_steps gives them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from psycopg import sql
 
+from . import __version__
 from .database import Connection, backend_schema, extension_schema, function
 from .errors import MODEL, Problem
 from .tensors import Float32Array
@@ -16,6 +17,13 @@ class Step(NamedTuple):
     step: int
     timestep: int
     sample: Float32Array  # (channels, height, width), -1..1 when it is finished
+
+
+class Drawn(NamedTuple):
+    """One picture, and how it came about."""
+
+    timesteps: list[int]  # all that were visited
+    samples: list[Float32Array]  # of the steps that were to be kept
 
 
 class Settings(NamedTuple):
@@ -43,7 +51,7 @@ def step_count(connection: Connection, request: Settings) -> int:
     return int(row[0])
 
 
-def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Iterator[Step]:
+def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Generator[Step]:
     """The steps of one picture, each as soon as the server has done it; the last one's sample is the picture."""
     # In the select list the function's rows come one by one; in FROM the server would gather them all first. For the
     # same reason the backend's own function is called, and not the verb that chooses between the two.
@@ -60,6 +68,44 @@ def steps(connection: Connection, seed: int, backend: str | None, request: Setti
         cursor.execute(query, binary=True)
         for row in cursor:
             yield Step(*row)
+
+
+def draw(
+    connection: Connection,
+    seed: int,
+    backend: str | None,
+    request: Settings,
+    keep: list[int],
+    advance: Callable[[], None],
+) -> Drawn:
+    """Draws one picture; of its steps, numbered from 0, those to keep are kept. advance is told of each."""
+    drawn = Drawn([], [])
+    for number, step in enumerate(steps(connection, seed, backend, request)):
+        drawn.timesteps.append(step.timestep)
+        if number in keep:
+            drawn.samples.append(step.sample)
+        advance()
+    return drawn
+
+
+def description(connection: Connection, request: Settings, timesteps: list[int]) -> dict[str, str]:
+    """What made the picture, besides its seed: enough to make it again after the model's defaults have changed."""
+    row: Any = connection.execute(
+        "select sql_diffusion.scheduler_name(coalesce(%s, m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')), "
+        "m.sha256 from sql_diffusion.models m where m.name = %s",
+        [request.scheduler, request.model],
+    ).fetchone()
+    scheduler, sha256 = row
+    text = {
+        "Software": f"sql_diffusion {__version__}",
+        "model": request.model,
+        "sha256": sha256,
+        "scheduler": scheduler,
+        "num_inference_steps": str(len(timesteps)),
+        "timesteps": ",".join(map(str, timesteps)),
+        "eta": None if request.eta is None else f"{request.eta:g}",
+    }
+    return {key: value for key, value in text.items() if value is not None}
 
 
 def arguments(request: Settings) -> sql.Composed:

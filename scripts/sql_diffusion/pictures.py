@@ -1,7 +1,11 @@
 """Picture files: PNGs that say how they were made, grids, and animations of the steps."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from .errors import USAGE, Problem
 from .tensors import Float32Array
 
+STILL = {".png": "PNG"}
 MOVING = {".gif": "GIF", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP"}
 MOST_FRAMES = 100  # of a longer run, evenly spaced ones are taken
 PLAYING_TIME = 4.0  # seconds from noise to picture
@@ -34,7 +39,8 @@ def save_png(image: Image.Image, path: Path, text: dict[str, str]) -> None:
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_itxt(key, value) if not value.isascii() else chunks.add_text(key, value)
-    image.save(path, format="PNG", pnginfo=chunks)
+    with writing(path):
+        image.save(path, format="PNG", pnginfo=chunks)
 
 
 def make_grid(images: list[Image.Image]) -> Image.Image:
@@ -60,19 +66,37 @@ def save_animation(frames: list[Image.Image], path: Path, text: dict[str, str]) 
     for key, value in text.items():
         chunks.add_text(key, value)
     kind = MOVING[path.suffix.lower()]
-    options = {"PNG": {"pnginfo": chunks}, "WEBP": {"lossless": True}, "GIF": {"comment": repr(text).encode()}}
-    frames[0].save(
-        path,
-        format=kind,
-        save_all=True,
-        append_images=frames[1:],
-        duration=[frame_time] * (len(frames) - 1) + [LAST_FRAME],
-        loop=0,
-        **options[kind],  # type: ignore[arg-type]
-    )
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {"pnginfo": chunks},
+        "WEBP": {"lossless": True},
+        "GIF": {"comment": json.dumps(text).encode()},
+    }
+    with writing(path):
+        frames[0].save(
+            path,
+            format=kind,
+            save_all=True,
+            append_images=frames[1:],
+            duration=[frame_time] * (len(frames) - 1) + [LAST_FRAME],
+            loop=0,
+            **options[kind],
+        )
 
 
-def check_moving(path: Path) -> None:
-    """Says before anything is generated whether the suffix names a kind of file that moves."""
-    if path.suffix.lower() not in MOVING:
-        raise Problem(f"{path} cannot be animated", f"Give a file that ends in {', '.join(MOVING)}.", USAGE)
+def check_output(path: Path | None, kinds: dict[str, str]) -> None:
+    """Says before anything is generated whether such a file can be written there."""
+    if path is None:
+        return
+    if path.suffix.lower() not in kinds:
+        raise Problem(f"{path} is not a kind of file that is written", f"Let it end in {', '.join(kinds)}.", USAGE)
+    if not path.parent.is_dir():
+        raise Problem(f"{path} cannot be written: there is no folder {path.parent}", "Make it first.", USAGE)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror or error}", "Choose another file.", USAGE) from error

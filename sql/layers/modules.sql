@@ -13,6 +13,23 @@ return
 comment on function sql_diffusion.check_parameter(text, text, text, text) is
   'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
 
+create function sql_diffusion.conv2d_packed(
+  planes numeric[], rest numeric, unit double precision, slots int[], width int, bias real[], model text, component text, key text
+) returns table (out_channel int, plane real[])
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select k.out_channel, plane
+  from sql_diffusion.packed_kernels k,
+       sql_diffusion.conv2d_plane(k.kernels, planes, rest, unit, slots, width, bias[k.out_channel]) plane
+  where k.model = conv2d_packed.model
+    and k.component = conv2d_packed.component
+    and k.key = conv2d_packed.key;
+end;
+comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], int, real[], text, text, text) is
+  'The output channels, each of shape (height, width), of a module whose kernels are packed, of what conv2d_operands returns.';
+
 create function sql_diffusion.conv2d_module(
   input real[], model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null
 ) returns real[]
@@ -27,17 +44,30 @@ begin atomic
          end
   from sql_diffusion.parameters p
   where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
-  select sql_diffusion.conv2d_core(input, p.weight || '{}'::real[],
-                                   case when extra_bias is null then p.bias
-                                   else (select array_agg(pair.x + pair.y)
-                                         from (select unnest(coalesce(p.bias, array_fill(0::real, array[cardinality(extra_bias)]))) as x,
-                                                      unnest(extra_bias) as y) pair) end,
-                                   stride, padding, name || ': the input of ' || key)
-  from sql_diffusion.parameters p
-  where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
+  select case
+         when layer.largest is not null
+         then (select array_agg(channel.plane order by channel.out_channel)
+               from sql_diffusion.conv2d_operands(input, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name || ': the input of ' || key) operand,
+                    sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, operand.width, layer.bias, model, component, key) channel)
+         else sql_diffusion.conv2d_core(input, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key)
+         end
+  from (select p.weight,
+               coalesce(array_length(p.weight, 3), 1) as kernel_height,
+               coalesce(array_length(p.weight, 4), 1) as kernel_width,
+               case when extra_bias is null then p.bias
+                    when p.bias is null then extra_bias
+                    else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
+               end as bias,
+               l.largest
+        from sql_diffusion.parameters p
+             left join sql_diffusion.packed_layers l
+             on l.model = p.model and l.component = p.component and l.key = p.key
+                and l.row_stride = sql_diffusion.conv2d_row_stride(array_length(input, 3), coalesce(array_length(p.weight, 4), 1), padding)
+        where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
+        offset 0) layer;
 end;
 comment on function sql_diffusion.conv2d_module(real[], text, text, text, int, int, text, real[]) is
-  'conv2d of (channels, height, width) with the parameters of the module with this key; extra_bias, shape (out), is added to the module''s own. '
+  'conv2d of (channels, height, width) with the parameters of the module with this key, packed if they are; extra_bias, shape (out), is added to the module''s own. '
   'A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. The padding is smaller than the kernel. The name opens error messages.';
 
 create function sql_diffusion.linear_module(input real[], model text, component text, key text, name text) returns real[]

@@ -22,7 +22,9 @@ begin atomic
            sql_diffusion.fail(format('resnet_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
          end;
   -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
-  select sql_diffusion.with_shape(array_agg(((pair.x + pair.y) / output_scale_factor)::real), sql_diffusion.shape(second.output))
+  select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
+                                   from (select unnest(shortcut.output)::float8 as x, unnest(second.output)::float8 as y) pair),
+                                  sql_diffusion.shape(second.output))
   from (select case when temb is not null
                then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
                end as features offset 0) time,
@@ -38,9 +40,7 @@ begin atomic
                                          where p.model = resnet_block.model and p.component = resnet_block.component and p.key = resnet_block.key || '.conv_shortcut')
                        then sql_diffusion.conv2d_module(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block')
                        else input
-                       end as output offset 0) shortcut,
-       lateral (select unnest(shortcut.output)::float8 as x, unnest(second.output)::float8 as y) pair
-  group by second.output;
+                       end as output offset 0) shortcut;
 end;
 comment on function sql_diffusion.resnet_block(real[], real[], text, text, int, double precision, text, double precision, text) is
   'Residual block, diffusers'' ResnetBlock2D: norm1, SiLU, conv1, the time embedding temb (features; NULL for none) through SiLU and time_emb_proj, norm2, SiLU, conv2, '
