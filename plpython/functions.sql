@@ -1,7 +1,7 @@
 -- Tensors
 
 create function sql_diffusion_numpy.reshape(input real[], shape int[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -10,7 +10,7 @@ $$;
 comment on function sql_diffusion_numpy.reshape(real[], int[]) is 'sql_diffusion.reshape in NumPy: see there.';
 
 create function sql_diffusion_numpy.tensor_from_bytes(bytes bytea, dtype text, shape int[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -22,7 +22,7 @@ comment on function sql_diffusion_numpy.tensor_from_bytes(bytea, text, int[]) is
 -- Layers
 
 create function sql_diffusion_numpy.silu(input real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -31,7 +31,7 @@ $$;
 comment on function sql_diffusion_numpy.silu(real[]) is 'sql_diffusion.silu in NumPy: see there.';
 
 create function sql_diffusion_numpy.add(a real[], b real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -40,7 +40,7 @@ $$;
 comment on function sql_diffusion_numpy.add(real[], real[]) is 'sql_diffusion.add in NumPy: see there.';
 
 create function sql_diffusion_numpy.add_channels(input real[], vector real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -49,7 +49,7 @@ $$;
 comment on function sql_diffusion_numpy.add_channels(real[], real[]) is 'sql_diffusion.add_channels in NumPy: see there.';
 
 create function sql_diffusion_numpy.concatenate(a real[], b real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -60,7 +60,7 @@ comment on function sql_diffusion_numpy.concatenate(real[], real[]) is 'sql_diff
 create function sql_diffusion_numpy.pad(
   input real[], padding_left int, padding_right int, padding_top int, padding_bottom int, value real default 0
 ) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -69,7 +69,7 @@ $$;
 comment on function sql_diffusion_numpy.pad(real[], int, int, int, int, real) is 'sql_diffusion.pad in NumPy: see there.';
 
 create function sql_diffusion_numpy.interpolate_nearest(input real[], scale_factor int default 2) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -81,7 +81,7 @@ create function sql_diffusion_numpy.timestep_embedding(
   timestep double precision, embedding_dim int, flip_sin_to_cos boolean default false,
   downscale_freq_shift double precision default 1, max_period double precision default 10000
 ) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -93,7 +93,7 @@ create function sql_diffusion_numpy.group_norm(
   input real[], num_groups int, weight real[] default null, bias real[] default null,
   eps double precision default 1e-5
 ) returns real[]
-language plpython3u immutable parallel safe
+language plpython3u immutable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -104,7 +104,7 @@ comment on function sql_diffusion_numpy.group_norm(real[], int, real[], real[], 
 create function sql_diffusion_numpy.conv2d(
   input real[], weight real[], bias real[] default null, stride int default 1, padding int default 0
 ) returns real[]
-language plpython3u immutable parallel safe
+language plpython3u immutable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -113,7 +113,7 @@ $$;
 comment on function sql_diffusion_numpy.conv2d(real[], real[], real[], int, int) is 'sql_diffusion.conv2d in NumPy: see there.';
 
 create function sql_diffusion_numpy.linear(input real[], weight real[], bias real[] default null) returns real[]
-language plpython3u immutable parallel safe
+language plpython3u immutable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -122,7 +122,7 @@ $$;
 comment on function sql_diffusion_numpy.linear(real[], real[], real[]) is 'sql_diffusion.linear in NumPy: see there.';
 
 create function sql_diffusion_numpy.scaled_dot_product_attention(query real[], key real[], value real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -135,7 +135,7 @@ create function sql_diffusion_numpy.resnet_block(
   time_scale_shift text default 'default', output_scale_factor double precision default 1,
   component text default 'unet'
 ) returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -147,7 +147,7 @@ create function sql_diffusion_numpy.attention_block(
   input real[], model text, key text, heads int, num_groups int default null, eps double precision default 1e-5,
   output_scale_factor double precision default 1, component text default 'unet'
 ) returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -158,7 +158,7 @@ comment on function sql_diffusion_numpy.attention_block(real[], text, text, int,
 create function sql_diffusion_numpy.downsample(
   input real[], model text, key text, padding int default 1, component text default 'unet'
 ) returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -167,7 +167,7 @@ $$;
 comment on function sql_diffusion_numpy.downsample(real[], text, text, int, text) is 'sql_diffusion.downsample in NumPy: see there.';
 
 create function sql_diffusion_numpy.upsample(input real[], model text, key text, component text default 'unet') returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -182,7 +182,7 @@ create function sql_diffusion_numpy.time_embedding(
   timestep double precision, model text, key text, embedding_dim int, flip_sin_to_cos boolean,
   downscale_freq_shift double precision, component text default 'unet'
 ) returns real[]
-language plpython3u stable strict parallel safe
+language plpython3u stable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -193,7 +193,7 @@ comment on function sql_diffusion_numpy.time_embedding(double precision, text, t
 create function sql_diffusion_numpy.unet_steps(
   sample real[], timestep double precision, model text
 ) returns table (step int, operation text, key text, hidden real[])
-language plpython3u stable parallel safe rows 60
+language plpython3u stable parallel unsafe rows 60
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -202,7 +202,7 @@ $$;
 comment on function sql_diffusion_numpy.unet_steps(real[], double precision, text) is 'sql_diffusion.unet_steps in NumPy: see there.';
 
 create function sql_diffusion_numpy.unet(sample real[], timestep double precision, model text) returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -214,7 +214,7 @@ comment on function sql_diffusion_numpy.unet(real[], double precision, text) is 
 -- Random numbers
 
 create function sql_diffusion_numpy.manual_seed(seed bigint) returns sql_diffusion.generator
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -223,7 +223,7 @@ $$;
 comment on function sql_diffusion_numpy.manual_seed(bigint) is 'sql_diffusion.manual_seed in NumPy: see there.';
 
 create function sql_diffusion_numpy.randn(generator sql_diffusion.generator, shape int[], out sample real[], out next sql_diffusion.generator)
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -232,7 +232,7 @@ $$;
 comment on function sql_diffusion_numpy.randn(sql_diffusion.generator, int[]) is 'sql_diffusion.randn in NumPy: see there.';
 
 create function sql_diffusion_numpy.randn(seed bigint, shape int[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -244,7 +244,7 @@ comment on function sql_diffusion_numpy.randn(bigint, int[]) is 'sql_diffusion.r
 -- Schedulers
 
 create function sql_diffusion_numpy.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
-language plpython3u immutable strict parallel safe rows 1000
+language plpython3u immutable strict parallel unsafe rows 1000
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -253,7 +253,7 @@ $$;
 comment on function sql_diffusion_numpy.noise_schedule(jsonb) is 'sql_diffusion.noise_schedule in NumPy: see there.';
 
 create function sql_diffusion_numpy.inference_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)
-language plpython3u immutable strict parallel safe rows 50
+language plpython3u immutable strict parallel unsafe rows 50
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -264,7 +264,7 @@ comment on function sql_diffusion_numpy.inference_timesteps(jsonb, int) is 'sql_
 create function sql_diffusion_numpy.scheduler_timesteps(
   config jsonb, scheduler text, num_inference_steps int default null, timesteps int[] default null, eta real default 0
 ) returns setof sql_diffusion.schedule_step
-language plpython3u immutable parallel safe rows 50
+language plpython3u immutable parallel unsafe rows 50
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -276,7 +276,7 @@ create function sql_diffusion_numpy.scheduler_step(
   model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step, out prev_sample real[],
   out pred_original_sample real[]
 )
-language plpython3u immutable parallel safe
+language plpython3u immutable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -285,7 +285,7 @@ $$;
 comment on function sql_diffusion_numpy.scheduler_step(real[], real[], real[], sql_diffusion.schedule_step) is 'sql_diffusion.scheduler_step in NumPy: see there.';
 
 create function sql_diffusion_numpy.add_noise(original real[], noise real[], timestep int, model text) returns real[]
-language plpython3u stable strict parallel safe
+language plpython3u stable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -294,7 +294,7 @@ $$;
 comment on function sql_diffusion_numpy.add_noise(real[], real[], int, text) is 'sql_diffusion.add_noise in NumPy: see there.';
 
 create function sql_diffusion_numpy.predict_original_sample(model_output real[], sample real[], timestep int, model text) returns real[]
-language plpython3u stable strict parallel safe
+language plpython3u stable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -306,7 +306,7 @@ comment on function sql_diffusion_numpy.predict_original_sample(real[], real[], 
 -- Pipelines
 
 create function sql_diffusion_numpy.denormalize(sample real[]) returns real[]
-language plpython3u immutable strict parallel safe
+language plpython3u immutable strict parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -318,7 +318,7 @@ create function sql_diffusion_numpy.ddpm_steps(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
   scheduler text default null, eta real default 0
 ) returns table (step int, timestep int, sample real[], pred_original_sample real[])
-language plpython3u stable parallel safe rows 50
+language plpython3u stable parallel unsafe rows 50
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -330,7 +330,7 @@ create function sql_diffusion_numpy.ddpm_generate(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
   scheduler text default null, eta real default 0
 ) returns real[]
-language plpython3u stable parallel safe
+language plpython3u stable parallel unsafe
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
@@ -342,7 +342,7 @@ create function sql_diffusion_numpy.ddpm_generate(
   seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
   scheduler text default null, eta real default 0
 ) returns table (seed bigint, image real[])
-language plpython3u stable parallel safe rows 10
+language plpython3u stable parallel unsafe rows 10
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")

@@ -1,5 +1,6 @@
 -- The functions of sql_diffusion again, in NumPy. Each has its twin's name, arguments, defaults, result, volatility and
 -- strictness, and is explained there; its body hands the arguments to the function of that name in functions.py.
+-- Only parallel safety differs: before PostgreSQL 17, PL/Python cannot run a query in a parallel plan, not even in its leader.
 
 set local search_path to pg_catalog, pg_temp;
 
@@ -12,7 +13,7 @@ grant usage on schema sql_diffusion_numpy to public;
 -- is kept in GD, where only functions in PL/Python can write, and those only a superuser can create.
 
 create function sql_diffusion_numpy.start() returns void
-language plpython3u volatile parallel safe
+language plpython3u volatile parallel unsafe
 as $sql_diffusion_numpy$
 @start@
 $sql_diffusion_numpy$;
@@ -37,7 +38,7 @@ comment on function sql_diffusion_numpy.cache_dir() is
   'empty for none. SET has no effect on it.';
 
 create function sql_diffusion_numpy.doctor() returns table ("check" text, status text, detail text)
-language plpython3u volatile parallel safe rows 10
+language plpython3u volatile parallel unsafe rows 10
 as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")

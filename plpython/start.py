@@ -1,4 +1,7 @@
 """The body of sql_diffusion_numpy.start(): imports the package from the sources that build.py puts in here."""
+# plpy and GD are PL/Python's.
+# ruff: noqa: F821
+# mypy: disable-error-code="name-defined,no-untyped-def,operator,index,call-overload,attr-defined"
 
 import hashlib
 import importlib.abc

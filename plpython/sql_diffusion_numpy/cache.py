@@ -1,14 +1,19 @@
 """Networks that sessions share: each in a file that all of them map read-only.
 
-The file holds the arrays as the layers use them, so a new session maps it and is ready, and any number of sessions hold one
-copy. It belongs to the server's user alone and is checked before it is trusted: folder and file must be that user's and closed
-to everybody else, and no symbolic links. It is written under another name and then renamed, so nobody ever sees half of one;
-sessions that are first at the same time each write their own, and the last name stays. Its name is a digest of all that it
-was made from, so a model that was changed has another file. Whatever goes wrong here, the session uses its own copy.
+The file holds the arrays as the layers use them, so a new session maps it and is ready, and any number of sessions
+hold one copy. It belongs to the server's user alone and is checked before it is trusted: folder and file must be that
+user's and closed to everybody else, and no symbolic links. It is written under another name and then renamed, so
+nobody ever sees half of one; sessions that are first at the same time each write their own, and the last name stays.
+Its name is a digest of all that it was made from, so a model that was changed has another file. Whatever goes wrong
+here, the session uses its own copy.
 """
+
+# Pathlib cannot name a file by its folder's descriptor, nor refuse links.
+# ruff: noqa: PTH102
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -41,10 +46,8 @@ def open_folder(path: str, make: bool) -> int:
         except FileNotFoundError:
             if not make:
                 raise
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-            except FileExistsError:
-                pass
             folder = os.open(path, flags)
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror}") from None
@@ -64,7 +67,7 @@ def _check_private(status: os.stat_result, path: str) -> None:
 
 
 def read(folder: int, name: str, verify: bool = False) -> Layout:
-    """The network of this file, its arrays read-only views of a mapping; verify reads all of it and checks its digest."""
+    """The network of this file, its arrays read-only views of a mapping; verify checks the digest of all of it."""
     try:
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
@@ -156,10 +159,8 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
 
 
 def _remove(folder: int, name: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
 
 
 def file_name(database: int, model: str, digest: str) -> str:

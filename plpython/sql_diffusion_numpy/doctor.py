@@ -1,5 +1,8 @@
 """Is this server set up to be fast? One row a check."""
 
+# The cache's files are named by their folder's descriptor.
+# ruff: noqa: PTH100, PTH120, PTH123, PTH208
+
 from __future__ import annotations
 
 import os
@@ -46,7 +49,11 @@ def _blas() -> Row:
     speed = 2 * 512**3 / best / 1e9
     detail = f"{speed:.0f} GFLOP/s a call, {', '.join(_libraries()) or 'built into NumPy'}"
     if speed < SLOW:
-        return "blas", "warning", f"{detail}: slow; on Debian and Ubuntu: apt-get install libopenblas0-pthread, then connect again"
+        return (
+            "blas",
+            "warning",
+            f"{detail}: slow; on Debian and Ubuntu: apt-get install libopenblas0-pthread, then connect again",
+        )
     return "blas", "ok", detail
 
 
@@ -63,7 +70,8 @@ def _threads() -> Row:
             return (
                 "threads",
                 "warning",
-                f"{detail}; NumPy was loaded before in this session, so BLAS may use threads of its own: install threadpoolctl",
+                f"{detail}; NumPy was loaded before in this session, so BLAS may use threads of its own: "
+                "connect again, or install threadpoolctl",
             )
     return "threads", "ok", f"{detail}; {blas}"
 
@@ -90,7 +98,7 @@ def _cache(plpy: Any) -> Row:
 def _version(plpy: Any) -> Row:
     rows = session.query(
         plpy,
-        "select e.extname, e.extversion from pg_catalog.pg_extension e where e.extname in ('sql_diffusion', 'sql_diffusion_numpy')",
+        "select e.extname, e.extversion from pg_catalog.pg_extension e where e.extname like 'sql_diffusion%'",
         [],
         [],
     )
@@ -99,5 +107,9 @@ def _version(plpy: Any) -> Row:
     if ours != VERSION:
         return "version", "error", f"this session runs {VERSION}, the extension is {ours}: connect again"
     if theirs != ours:
-        return "version", "warning", f"sql_diffusion is {theirs}, sql_diffusion_numpy {ours}: update both with ALTER EXTENSION"
+        return (
+            "version",
+            "warning",
+            f"sql_diffusion is {theirs}, sql_diffusion_numpy {ours}: update both with ALTER EXTENSION",
+        )
     return "version", "ok", f"{ours}"

@@ -1,5 +1,6 @@
-"""The functions of schema sql_diffusion_numpy: arguments from PostgreSQL, checked; results for it. Each is the twin of the
-function of schema sql_diffusion with its name, where it is explained, and refuses what that one refuses in the same words."""
+"""The functions of schema sql_diffusion_numpy: arguments from PostgreSQL, checked; results for it. Each is the twin
+of the function of schema sql_diffusion with its name, where it is explained, and refuses what that one refuses in the
+same words."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ from .tensors import braces, check_same_shape, check_shape, check_values, tensor
 Function = Callable[..., Any]
 
 
-# What sql_diffusion.fail raises; an error of any other kind, a cancel above all, is PostgreSQL's own and passes as it is.
+# What sql_diffusion.fail raises; an error of any other kind, a cancel above all, is PostgreSQL's own and passes as it
+# is.
 OURS = ("22023", "42704", "55000", "0A000")
 
 
@@ -158,7 +160,9 @@ def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
 @boundary
 def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
     return linear_layer.linear(
-        checked(input, "linear: input"), checked(weight, "linear: weight", "out, in"), optional(bias, "linear: bias", "out")
+        checked(input, "linear: input"),
+        checked(weight, "linear: weight", "out, in"),
+        optional(bias, "linear: bias", "out"),
     ).tolist()
 
 
@@ -172,9 +176,7 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
     if padding is None or padding < 0:
         fail(f"conv2d: padding is {_number(padding)}, expected at least 0")
     if len(x) != w.shape[1]:
-        fail(
-            f"conv2d: input has {len(x)} channels, expected {w.shape[1]}, as weight of shape {braces(w.shape)} takes"
-        )
+        fail(f"conv2d: input has {len(x)} channels, expected {w.shape[1]}, as weight of shape {braces(w.shape)} takes")
     if b is not None and len(b) != len(w):
         fail(f"conv2d: bias has {len(b)} elements, expected one for each of the {len(w)} output channels of weight")
     if x.shape[1] + 2 * padding < w.shape[2] or x.shape[2] + 2 * padding < w.shape[3]:
@@ -213,7 +215,12 @@ def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) ->
 
 @boundary
 def timestep_embedding(
-    plpy: Any, timestep: float, embedding_dim: int, flip_sin_to_cos: bool, downscale_freq_shift: float, max_period: float
+    plpy: Any,
+    timestep: float,
+    embedding_dim: int,
+    flip_sin_to_cos: bool,
+    downscale_freq_shift: float,
+    max_period: float,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
     return embedding.timestep_embedding(
@@ -231,7 +238,8 @@ def check_timestep_embedding(
         fail(f"{name}: embedding_dim is {embedding_dim}, expected at least 2")
     if not (half - downscale_freq_shift > 0 and downscale_freq_shift > -float("inf")):
         fail(
-            f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, expected less than half of embedding_dim, {half}"
+            f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, "
+            f"expected less than half of embedding_dim, {half}"
         )
     if not 0 < max_period < float("inf"):
         fail(f"{name}: max_period is {_number(max_period)}, expected a finite number above 0")
@@ -260,7 +268,7 @@ def _block(
     """The network that has this row alone. first is the module that takes the input."""
     name = row.operation
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
         return _read_module(plpy, name, model, component, key)
 
@@ -321,10 +329,8 @@ def resnet_block(
                 f"expected a last dimension of {projection.shape[1]}"
             )
     network, activation = _block(plpy, row, x, model, component, f"{key}.norm1")
-    if time is None:
-        projected = np.zeros_like(network.arrays["time_emb_proj.bias"])
-    else:
-        projected = unet.project(network, time)
+    no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
+    projected = no_time if time is None else unet.project(network, time)
     return _finish(resnet_module.resnet_block(network, network.plan[0], activation, projected))
 
 
@@ -584,14 +590,12 @@ def _sample(
     for first in range(0, len(seeds), many):
         batch = seeds[first : first + many]
         which = "" if len(seeds) == 1 else f", pictures {first + 1} to {first + len(batch)} of {len(seeds)}"
-        number = 1
 
-        def between(which: str = which) -> None:
+        def between(step: schedulers.ScheduleStep, which: str = which) -> None:
             session.cancel_point(plpy)
-            progress(f"step {number} of {len(schedule)}{which}")
+            progress(f"step {step.step} of {len(schedule)}{which}")
 
         for step, sample, original in pipeline.sample_steps(network, schedule, batch, shape, between):
-            number = step.step + 1
             yield batch, step, step.step == len(schedule), sample, original
 
 

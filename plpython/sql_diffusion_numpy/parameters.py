@@ -20,7 +20,9 @@ from .unet import assemble_network, lay_out
 
 KEPT = 8  # networks that a session keeps
 SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
-DEFAULT_FOLDER = "pg_stat_tmp/sql_diffusion"  # below the data directory, which is where a backend runs; backups leave it out
+DEFAULT_FOLDER = (
+    "pg_stat_tmp/sql_diffusion"  # below the data directory, which is where a backend runs; backups leave it out
+)
 
 
 class Model(NamedTuple):
@@ -31,14 +33,16 @@ class Model(NamedTuple):
 
 _models: OrderedDict[tuple[str, str], tuple[str, Model]] = OrderedDict()  # database and model -> digest, network
 
-# What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can change a
-# value of a row and leave both as they are.
+# What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can
+# change a value of a row and leave both as they are.
 _IDENTITY = """
 select sql_diffusion.component_config($1)::text as config,
        sql_diffusion.sample_shape(sql_diffusion.unet_config(sql_diffusion.component_config($1))) as shape,
        d.oid::bigint as database,
-       pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid, 'sql_diffusion.parameters'::pg_catalog.regclass::oid) as place,
-       (select pg_catalog.md5(pg_catalog.string_agg(p.key || ' ' || p.ctid::text || ' ' || p.xmin::text, E'\\n' order by p.key collate "C"))
+       pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid,
+                            'sql_diffusion.parameters'::pg_catalog.regclass::oid) as place,
+       (select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.key, p.ctid, p.xmin), E'\\n'
+                                                    order by p.key collate "C"))
         from sql_diffusion.parameters p
         where p.model = $1
           and p.component = 'unet') as parameters
@@ -48,7 +52,10 @@ from pg_catalog.pg_database d,
 where d.datname = pg_catalog.current_database()
 """
 
-_PLAN = "select step, operation, key, pops, pushes, in_channels, out_channels, settings::text from sql_diffusion.unet_plan($1)"
+_PLAN = """
+select step, operation, key, pops, pushes, in_channels, out_channels, settings::text
+from sql_diffusion.unet_plan($1)
+"""
 
 _PARAMETER = """
 select pg_catalog.array_send(p.weight) as weight, pg_catalog.array_send(p.bias) as bias
@@ -109,7 +116,7 @@ def _load(plpy: Any, name: str, identity: Any, digest: str, between: Callable[[]
 
 
 def cache_folder(plpy: Any) -> str:
-    """Where the files are. The setting is a superuser's: sql_diffusion_numpy.cache_dir reads it where nobody else can write."""
+    """Where the files are; sql_diffusion_numpy.cache_dir reads it where only a superuser can write."""
     [row] = query(plpy, "select sql_diffusion_numpy.cache_dir() as folder", [], [])
     if row["folder"] == "":
         raise cache.Unusable("sql_diffusion.cache_dir is empty: sessions do not share networks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,11 +22,12 @@ def sample_steps(
     schedule: list[ScheduleStep],
     seeds: list[int],
     shape: list[int],
-    between: Callable[[], None],
+    between: Callable[[ScheduleStep], None],
 ) -> Iterator[tuple[ScheduleStep, np.ndarray, np.ndarray]]:
     """Sampling, a step at a time, of one picture a seed: -> step, samples and guesses of the finished ones.
 
     Both are (batch, channels, height, width). Each seed's noise comes from its own stream, in the order of diffusers.
+    between is called after each layer.
     """
     generators = [random.manual_seed(seed) for seed in seeds]
 
@@ -37,6 +39,6 @@ def sample_steps(
 
     sample = draw()
     for step in schedule:
-        model_output = run(network, sample, step.timestep, between)
+        model_output = run(network, sample, step.timestep, functools.partial(between, step))
         sample, original = scheduler_step(model_output, sample, draw() if step.draws_noise else None, step)
         yield step, sample, original

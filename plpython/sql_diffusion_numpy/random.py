@@ -10,7 +10,7 @@ from .errors import fail
 
 
 class Generator(NamedTuple):
-    """torch.Generator: the 624 words of MT19937, the next word to be read (1 .. 625), a normal number that is left over."""
+    """torch.Generator: the 624 words of MT19937, the next word to be read (1 .. 625), a normal left over."""
 
     words: Any
     position: int

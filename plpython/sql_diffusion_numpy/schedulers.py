@@ -1,7 +1,7 @@
 """Schedulers, apart from networks: the schedule as rows of coefficients, one update a step.
 
-Ho et al. 2020 (arXiv:2006.11239) for DDPM, Song et al. 2020 (arXiv:2010.02502) for DDIM. Coefficients are computed in single
-precision, operation by operation as torch does: near the end of a schedule 1 - alpha_cumprod keeps few digits.
+Ho et al. 2020 (arXiv:2006.11239) for DDPM, Song et al. 2020 (arXiv:2010.02502) for DDIM. Coefficients are computed in
+single precision, operation by operation as torch does: near the end of a schedule 1 - alpha_cumprod keeps few digits.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def scheduler_timesteps(
         assert num_inference_steps is not None
         times = inference_timesteps(config, num_inference_steps)
     clip_range = float(F(config["clip_sample_range"])) if config["clip_sample"] else None
-    prediction, variance_type, eta = config["prediction_type"], config["variance_type"], F(eta)
+    prediction, variance_type, share = config["prediction_type"], config["variance_type"], F(eta)
     rows = []
     for number, time in enumerate(times):
         if time >= train:
@@ -105,7 +105,7 @@ def scheduler_timesteps(
         beta = F(1) - alpha
         root, root_beta, root_prev = np.sqrt(alpha_prod), np.sqrt(beta_prod), np.sqrt(alpha_prod_prev)
         variance = beta_prod_prev / beta_prod * beta  # of the posterior, Ho et al. equation 7
-        sigma = eta * np.sqrt(variance)
+        sigma = share * np.sqrt(variance)
         length = np.sqrt(max(beta_prod_prev - sigma * sigma, F(0)))  # Song et al. equation 12
         # Ho et al. equation 15; Salimans and Ho 2022 (arXiv:2202.00512), appendix D, for v.
         from_sample, from_output = {
@@ -128,11 +128,12 @@ def scheduler_timesteps(
                 "sample": (root_prev, length / root_beta, -length * root / root_beta),
                 "v_prediction": (root_prev, length * root_beta, length * root),
             }[prediction]
-            noise, draws_noise = sigma, bool(eta > 0)
+            noise, draws_noise = sigma, eta > 0
+        original_coefficient, sample_coefficient, output_coefficient = (float(value) for value in coefficients)
         rows.append(
             ScheduleStep(
                 number + 1, time, previous, float(from_sample), float(from_output), clip_range,
-                *(float(coefficient) for coefficient in coefficients), float(noise), draws_noise,
+                original_coefficient, sample_coefficient, output_coefficient, float(noise), draws_noise,
             )
         )  # fmt: skip
     return rows
@@ -141,7 +142,7 @@ def scheduler_timesteps(
 def scheduler_step(
     model_output: np.ndarray, sample: np.ndarray, noise: np.ndarray | None, step: ScheduleStep
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One update: -> prev_sample and pred_original_sample, of the sample's shape; noise only where the step draws it."""
+    """One update: -> prev_sample and pred_original_sample, of the sample's shape; noise where the step draws it."""
     original = step.original_from_sample * sample.astype(np.float64) + step.original_from_output * model_output
     if step.clip_range is not None:
         np.clip(original, -step.clip_range, step.clip_range, out=original)

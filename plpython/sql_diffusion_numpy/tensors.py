@@ -56,7 +56,14 @@ def check_shape(shape: Sequence[Any] | None, name: str) -> list[int]:
         fail(f"{name} is null")
     flat = all(not isinstance(size, list) for size in shape)
     if not flat or not 1 <= len(shape) <= 6 or any(size is None or size < 1 for size in shape):
-        written = "{" + ",".join("NULL" if size is None else str(size).replace(" ", "").replace("[", "{").replace("]", "}") for size in shape) + "}"
+        written = (
+            "{"
+            + ",".join(
+                "NULL" if size is None else str(size).replace(" ", "").replace("[", "{").replace("]", "}")
+                for size in shape
+            )
+            + "}"
+        )
         fail(f"{name} is {written}, expected 1 to 6 positive sizes")
     return list(shape)
 
@@ -79,7 +86,8 @@ def tensor_from_bytes(data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarr
     expected = math.prod(shape) * sizes[dtype]
     if len(data) != expected:
         fail(
-            f"tensor_from_bytes: bytes has {len(data)} bytes, expected {expected} for the shape {braces(shape)} of {dtype}"
+            f"tensor_from_bytes: bytes has {len(data)} bytes, "
+            f"expected {expected} for the shape {braces(shape)} of {dtype}"
         )
     if dtype == "bfloat16":  # the upper half of a float32
         array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)

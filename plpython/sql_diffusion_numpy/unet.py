@@ -1,7 +1,7 @@
 """The network: a loop over the rows of unet_plan.
 
-lay_out reads the parameters once; assemble_network makes a network of what lay_out made, or of the same arrays read back from a
-file; run is one pass.
+lay_out reads the parameters once; assemble_network makes a network of what lay_out made, or of the same arrays read
+back from a file; run is one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .layers.timestep_embedding import timestep_embedding
 
 
 def lay_out(plan: list[PlanRow], read: Read, height: int, width: int) -> Layout:
-    """The parameters of a network, its samples being about (height, width): other sizes run too, perhaps not as fast."""
+    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast."""
     layout = Layout(plan, {}, {})
     weights, biases = [], []
     for row in plan:
@@ -136,9 +136,12 @@ def channels_first(activation: Activation, norm: Norm | None = None) -> np.ndarr
     return (values if norm is None else apply_norm(values, norm)).transpose(0, 3, 1, 2)
 
 
-def run(network: Network, sample: np.ndarray, timestep: float, between: Callable[[], None] = lambda: None) -> np.ndarray:
+def run(
+    network: Network, sample: np.ndarray, timestep: float, between: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """One pass: (batch, channels, height, width) -> the same shape. between is called after each step of the plan."""
     activation: Activation = []
-    for _, activation, _ in run_steps(network, sample, timestep):
+    for step in run_steps(network, sample, timestep):
+        activation = step[1]
         between()
     return channels_first(activation)

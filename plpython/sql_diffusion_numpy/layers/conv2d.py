@@ -1,15 +1,16 @@
 """Convolutions, all by one bilinear algorithm.
 
-A convolution of one dimension is out = A [(G w) * (B x)] for a tile x of the input: gather tiles, transform them with B,
-multiply with weights that were transformed with G when they were read, transform back with A. In two dimensions each
-matrix is its own Kronecker product; with channels, the product in the middle is one matrix product for each of its
-entries. What differs is the matrices:
+A convolution of one dimension is out = A [(G w) * (B x)] for a tile x of the input: gather tiles, transform them with
+B, multiply with weights that were transformed with G when they were read, transform back with A. In two dimensions
+each matrix is its own Kronecker product; with channels, the product in the middle is one matrix product for each of
+its entries. What differs is the matrices:
 
 - direct: B and G are identities, A adds up the taps (that is im2col, the sum taken after the products);
-- Winograd F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): 16 products for 4 pixels and 36
-  for 16 where the direct way takes 36 and 144;
-- upsample: F(4x4, 3x3) of a picture whose pixels were all doubled. B then has equal columns, which merge, and the row that
-  belongs to the point -1 vanishes, since a doubled signal is a polynomial with the factor (1 + x): 25 products are left.
+- Winograd F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): 16 products for 4 pixels
+  and 36 for 16 where the direct way takes 36 and 144;
+- upsample: F(4x4, 3x3) of a picture whose pixels were all doubled. B then has equal columns, which merge, and the row
+  that belongs to the point -1 vanishes, since a doubled signal is a polynomial with the factor (1 + x): 25 products
+  are left.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ class Algorithm(NamedTuple):
 
 
 _B4 = np.array(
-    [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
 )
 _G4 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _A4 = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
@@ -99,8 +107,8 @@ def _block(channels: int, most: int) -> int:
 def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
     """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
 
-    OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <= 10^6:
-    the weight is cut into blocks for that.
+    OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
+    10^6: the weight is cut into blocks for that.
     """
     outs, ins = weight.shape[:2]
     in_block = _block(ins, 256)
@@ -147,7 +155,7 @@ def statistics_of(activation: Activation) -> Statistics:
     means, deviations = [], []
     for values, statistics in activation:
         if statistics is None:
-            batch, _, _, channels = values.shape
+            channels = values.shape[3]
             taken = [channel_statistics(picture.reshape(-1, channels)) for picture in values]
             statistics = Statistics(np.array([part[1] for part in taken]), np.array([part[2] for part in taken]))
         means.append(statistics.mean)
@@ -216,7 +224,7 @@ def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
 
 def _multiply(tiles: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out)."""
-    points, count, ins = tiles.shape
+    points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
     product = workspace("product", points, in_blocks, count, out_blocks * out_block)
     np.matmul(
@@ -238,7 +246,8 @@ def convolve(
 ) -> Activation:
     """(conv2d(norm(activation)) + bias + residual) * output_scale, and the statistics of the result.
 
-    bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's shape.
+    bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's
+    shape.
     """
     algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
     _, size, step, out, _, _, _ = algorithm
@@ -319,9 +328,7 @@ def convolve(
     parallel(work, len(parts))
     if not statistics:
         return [Piece(result, None)]
-    merged = [
-        merge_statistics([entry for part in taken for entry in part[picture]]) for picture in range(batch)
-    ]
+    merged = [merge_statistics([entry for part in taken for entry in part[picture]]) for picture in range(batch)]
     return [Piece(result, Statistics(np.array([m for m, _ in merged]), np.array([d for _, d in merged])))]
 
 

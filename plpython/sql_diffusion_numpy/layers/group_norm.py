@@ -1,8 +1,9 @@
 """Group normalisation (Wu and He 2018, arXiv:1803.08494, equations 1 to 5).
 
 An activation carries the mean and the sum of squared deviations of each of its channels, taken by the layer that made
-it while the values were in the cache. A norm needs no pass of its own, then: the statistics of a group follow from those of
-its channels, and what is left, one multiplication and one addition a value, is done by the layer that reads it.
+it while the values were in the cache. A norm needs no pass of its own, then: the statistics of a group follow from
+those of its channels, and what is left, one multiplication and one addition a value, is done by the layer that reads
+it.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ _SAFE = 60.0  # exp of this is far from overflow, exp of its negative far from n
 def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> None:
     """out = softmax(query key^T) value, for many pictures and heads.
 
-    query (batch, heads, L, E), which carries the factor 1 / sqrt(E) already; key (batch, heads, S, E); value (batch, heads,
-    S, Ev); out (batch, heads, L, Ev). The scores are made with the keys down and the queries across; a row of ones under the
-    values then makes the last product give the sum of the exponentials too.
+    query (batch, heads, L, E), which carries the factor 1 / sqrt(E) already; key (batch, heads, S, E); value (batch,
+    heads, S, Ev); out (batch, heads, L, Ev). The scores are made with the keys down and the queries across; a row of
+    ones under the values then makes the last product give the sum of the exponentials too.
     """
     batch, heads, queries, _ = query.shape
     sources, outs = value.shape[2:]
@@ -61,9 +61,15 @@ def scaled_dot_product_attention(query: np.ndarray, key: np.ndarray, value: np.n
             "expected 2 to 4 dimensions (batch, heads, length, features), the first two optional"
         )
     if key.ndim != query.ndim or key.shape[:-2] != query.shape[:-2] or key.shape[-1] != query.shape[-1]:
-        fail(f"{name}: key has shape {braces(key.shape)}, expected that of query, {braces(query.shape)}, but for the length")
+        fail(
+            f"{name}: key has shape {braces(key.shape)}, "
+            f"expected that of query, {braces(query.shape)}, but for the length"
+        )
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
-        fail(f"{name}: value has shape {braces(value.shape)}, expected that of key, {braces(key.shape)}, but for the features")
+        fail(
+            f"{name}: value has shape {braces(value.shape)}, "
+            f"expected that of key, {braces(key.shape)}, but for the features"
+        )
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
     scaled = query * np.float32(query.shape[-1] ** -0.5)
     attend(*((x[None] if x.ndim == 3 else x[None, None] if x.ndim == 2 else x) for x in (scaled, key, value, out)))

@@ -16,8 +16,10 @@ def timestep_embedding(
 ) -> np.ndarray:
     """-> (embedding_dim), float32; frequencies fall from 1 to about 1 / max_period. An odd dimension ends in a zero."""
     half = embedding_dim // 2
-    exponent = np.arange(half, dtype=np.float64) * (-math.log(max_period) / (half - downscale_freq_shift))
-    # The frequency is rounded to float32 before the product, as in diffusers.
-    angle = np.float64(timestep) * np.exp(exponent).astype(np.float32).astype(np.float64)
+    # In float32 where PyTorch is: at an angle of 1000 its rounding is 6e-5, and the checkpoint was trained with it.
+    exponent = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
+    exponent /= np.float32(half - downscale_freq_shift)
+    frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angle = (np.float32(timestep) * frequency).astype(np.float64)
     waves = [np.cos(angle), np.sin(angle)] if flip_sin_to_cos else [np.sin(angle), np.cos(angle)]
     return np.concatenate([*waves, np.zeros(embedding_dim % 2)]).astype(np.float32)

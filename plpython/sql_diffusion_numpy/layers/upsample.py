@@ -1,4 +1,4 @@
-"""Twice the height and width, diffusers' Upsample2D: every pixel four times, then a 3x3 convolution, both in one (conv2d.py)."""
+"""Twice the height and width, diffusers' Upsample2D: each pixel four times, then a 3x3 convolution, in one step."""
 
 from __future__ import annotations
 
