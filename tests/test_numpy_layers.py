@@ -144,11 +144,8 @@ def test_the_layer_conv2d_takes_any_kernel(
 def test_group_norm(rng: np.random.Generator, offset: float) -> None:
     x = (rng.standard_normal((12, 7, 5)) + offset).astype(np.float32)
     weight, bias = rng.standard_normal(12).astype(np.float32), rng.standard_normal(12).astype(np.float32)
-    theirs = functional.group_norm(
-        *map(torch.from_numpy, (x[None].astype(np.float64),)),
-        3,
-        *map(torch.from_numpy, (weight.astype(np.float64), bias.astype(np.float64))),
-    )[0]  # type: ignore[arg-type]
+    doubles = [torch.from_numpy(values).double() for values in (x[None], weight, bias)]
+    theirs = functional.group_norm(doubles[0], 3, doubles[1], doubles[2])[0]
     assert error(group_norm(x, 3, weight, bias, 1e-5), theirs) < 1e-5
     last = np.ascontiguousarray(x.transpose(1, 2, 0))[None]
     norm = prepare_norm(conv2d.statistics_of([Piece(last, None)]), 35, 3, 1e-5, weight, bias, False)

@@ -59,7 +59,10 @@ CALLS: dict[str, tuple[str, list[tuple[int, ...]]]] = {
     "conv2d without bias": ("{}.conv2d(%s::real[], %s::real[])", [(3, 7, 6), (4, 3, 2, 3)]),
     "group_norm": ("{}.group_norm(%s::real[], 2, %s::real[], %s::real[], 1e-3)", [(6, 4, 5), (6,), (6,)]),
     "group_norm without weight": ("{}.group_norm(%s::real[], 3)", [(6, 4)]),
-    "attention": ("{}.scaled_dot_product_attention(%s::real[], %s::real[], %s::real[])", [(2, 4, 8), (2, 5, 8), (2, 5, 3)]),
+    "attention": (
+        "{}.scaled_dot_product_attention(%s::real[], %s::real[], %s::real[])",
+        [(2, 4, 8), (2, 5, 8), (2, 5, 3)],
+    ),
     "timestep_embedding": ("{}.timestep_embedding(987, 33, true, 0)", []),
     "reshape": ("{}.reshape(%s::real[], '{{4,3}}')", [(2, 6)]),
     "tensor_from_bytes": ("{}.tensor_from_bytes('\\x00c03fc0', 'bfloat16', '{{2}}')", []),
@@ -173,7 +176,7 @@ REFUSED = [
 def test_what_is_refused_is_refused_in_the_same_words(server: Connection, rng: np.random.Generator, call: str) -> None:
     if "random" in call:
         insert_model(server, "random", random_unet(rng))
-    said = []
+    said: list[tuple[Any, Any, Any]] = []
     for schema in ("sql_diffusion", "sql_diffusion_numpy"):
         try:
             with server.transaction():
@@ -191,7 +194,7 @@ def test_what_is_refused_is_refused_in_the_same_words(server: Connection, rng: n
 # Blocks, networks, schedulers, pictures
 # ----------------------------------------------------------------------------------------------------------------------
 
-BLOCKS = {
+BLOCKS: dict[str, tuple[str, list[tuple[int, ...]]]] = {
     "resnet_block": (
         "resnet_block(%s::real[], %s::real[], 'random', 'mid_block.resnets.0', 4)",
         [(16, 6, 4), (32,)],

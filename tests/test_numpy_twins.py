@@ -57,7 +57,12 @@ def test_twins(numpy_connection: Connection) -> None:
 
 
 def test_no_function_in_python_goes_into_a_parallel_plan(numpy_connection: Connection) -> None:
-    query = "select distinct proparallel from pg_proc p join pg_language l on l.oid = p.prolang where l.lanname = 'plpython3u'"
+    query = """
+        select distinct p.proparallel
+        from pg_proc p
+             join pg_language l on l.oid = p.prolang
+        where l.lanname = 'plpython3u'
+    """
     assert numpy_connection.execute(query).fetchall() == [("u",)]
 
 
