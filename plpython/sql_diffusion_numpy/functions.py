@@ -405,7 +405,9 @@ def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> t
 @boundary
 def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
     network, array = _unet(plpy, sample, timestep, model)
-    return unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    session.give_memory_back()
+    return output
 
 
 @boundary
@@ -597,6 +599,7 @@ def _sample(
 
         for step, sample, original in pipeline.sample_steps(network, schedule, batch, shape, between):
             yield batch, step, step.step == len(schedule), sample, original
+    session.give_memory_back()
 
 
 @boundary

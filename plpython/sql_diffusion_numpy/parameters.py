@@ -14,7 +14,7 @@ import numpy as np
 from . import cache
 from .errors import fail
 from .layers.modules import Layout, Network, PlanRow
-from .session import query
+from .session import give_memory_back, query
 from .tensors import read_array_send
 from .unet import assemble_network, lay_out
 
@@ -80,6 +80,7 @@ def get_model(plpy: Any, name: str | None, between: Callable[[], None] = lambda:
         return known[1]
     _models.pop(place, None)
     model = _load(plpy, name, identity, digest, between)
+    give_memory_back()
     _models[place] = digest, model
     while len(_models) > KEPT:
         _models.popitem(last=False)

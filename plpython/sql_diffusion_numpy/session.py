@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +41,12 @@ def begin(plpy: Any) -> bool:
         fail(f"sql_diffusion.threads is '{wanted}', expected an integer from 1 to {threads.MOST}")
     threads.set_count(count)
     return bool(settings["progress"])
+
+
+def give_memory_back() -> None:
+    """Hand what a call has freed to the system: glibc would keep it for a process that may do nothing for hours."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cancel_point(plpy: Any) -> None:

@@ -7,6 +7,7 @@ shared out, the 36 of them are not, and copies, norms and exponentials are share
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
@@ -116,7 +117,10 @@ _workspaces = threading.local()
 
 
 def workspace(name: str, *shape: int) -> Any:
-    """An uninitialised float32 array of this thread, the same memory at each call with the same name."""
+    """An uninitialised float32 array of this thread, the same memory at each call with the same name.
+
+    It is mapped, not allocated, so that what was too small goes back to the system when it grows.
+    """
     import numpy
 
     size = 1
@@ -125,7 +129,7 @@ def workspace(name: str, *shape: int) -> Any:
     store: dict[str, Any] = _workspaces.__dict__
     flat = store.get(name)
     if flat is None or flat.size < size:
-        flat = store[name] = numpy.empty(size, numpy.float32)
+        flat = store[name] = numpy.frombuffer(mmap.mmap(-1, 4 * size), numpy.float32)
     return flat[:size].reshape(shape)
 
 

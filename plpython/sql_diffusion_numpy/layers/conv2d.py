@@ -165,7 +165,10 @@ def statistics_of(activation: Activation) -> Statistics:
     return Statistics(np.concatenate(means, axis=1), np.concatenate(deviations, axis=1))
 
 
-_CACHED = 1 << 16  # values of a chunk that stays in the cache between one operation and the next
+# Values that are worked on at a time, so that they stay in the cache between one operation and the next
+_CACHED = 1 << 16  # of a norm
+_TOGETHER = 1 << 16  # of a product
+_PADDED = 1 << 18  # of the input
 
 
 def _read_rows(
@@ -266,8 +269,10 @@ def convolve(
 
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
-    most = max((1 << 18) // (weight.shape[0] * across * max(ins, outs * in_blocks)), 32 // across)
+    most = max(_TOGETHER // (weight.shape[0] * across * max(ins, outs * in_blocks)), 32 // across)
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
+    # Tile rows whose input is read at a time: so that a session does not hold much memory.
+    read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     parts = share(batch * down, get_count())
     taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
@@ -276,7 +281,7 @@ def convolve(
         position, last = parts[part]
         while position < last:
             picture, first = divmod(position, down)
-            stop = min(down, first + last - position)
+            stop = min(down, first + last - position, first + read_at_once)
             position += stop - first
             rows = (stop - first - 1) * step + size
             padded = None
