@@ -55,11 +55,16 @@ build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* m
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
 
-.PHONY: demo test
+.PHONY: demo test reference
 demo:
 	scripts/demo $(SEED)
 test:
 	scripts/test
+
+# doc/reference.md, from the comments of what is installed
+reference: install
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
+	mv doc/reference.md.new doc/reference.md
 
 # The long tests of the fast path: hundreds of generations, cancels and sessions.
 .PHONY: stress

@@ -119,7 +119,8 @@ _workspaces = threading.local()
 def workspace(name: str, *shape: int) -> Any:
     """An uninitialised float32 array of this thread, the same memory at each call with the same name.
 
-    It is mapped, not allocated, so that what was too small goes back to the system when it grows.
+    It is mapped, not allocated, so that what was too small goes back to the system when it grows. Each begins at another
+    place in its page: loads from one and stores to another at the same place hold each other up.
     """
     import numpy
 
@@ -129,7 +130,8 @@ def workspace(name: str, *shape: int) -> Any:
     store: dict[str, Any] = _workspaces.__dict__
     flat = store.get(name)
     if flat is None or flat.size < size:
-        flat = store[name] = numpy.frombuffer(mmap.mmap(-1, 4 * size), numpy.float32)
+        offset = 1088 * len(store) % mmap.PAGESIZE
+        flat = store[name] = numpy.frombuffer(mmap.mmap(-1, 4 * size + offset), numpy.float32, offset=offset)
     return flat[:size].reshape(shape)
 
 
