@@ -79,8 +79,8 @@ comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
   'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
 
 create function sql_diffusion.conv2d_operands(
-  input real[], largest double precision[], kernel_height int, kernel_width int, stride int, padding int, name text,
-  out planes numeric[], out rest numeric, out unit double precision, out slots int[], out width int
+  input real[], height int, width int, largest double precision[], kernel_height int, kernel_width int, stride int, padding int, name text,
+  out planes numeric[], out rest numeric, out unit double precision, out slots int[]
 )
 language sql immutable parallel safe
 set jit = off
@@ -90,12 +90,11 @@ return (
           constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
                                                     - 55000000::numeric * size.channels * constant.ones),
           1 / (fixed.unit * size.tap_unit),
-          output.slots,
-          (size.width + 2 * padding - kernel_width) / stride + 1)
+          output.slots)
   from (select array_length(input, 1) as channels,
-               array_length(input, 2) as height,
-               array_length(input, 3) as width,
-               sql_diffusion.conv2d_row_stride(array_length(input, 3), kernel_width, padding) as row_stride,
+               height,
+               width,
+               sql_diffusion.conv2d_row_stride(width, kernel_width, padding) as row_stride,
                sql_diffusion.conv2d_tap_unit(array_length(input, 1) * kernel_height * kernel_width) as tap_unit offset 0) size,
        lateral (select case when not max(channel.size) < 'infinity'
                        then sql_diffusion.fail(name || ' holds NaN or infinite values')::int
@@ -127,28 +126,28 @@ return (
        lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + y) * size.row_stride + kernel_width - 1 - padding + x) order by y, x) as slots
                 from generate_series(0, size.height + 2 * padding - kernel_height, stride) y,
                      generate_series(0, size.width + 2 * padding - kernel_width, stride) x) output);
-comment on function sql_diffusion.conv2d_operands(real[], double precision[], int, int, int, int, text) is
-  'What an input of shape (channels, height, width) brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
+comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], int, int, int, int, text) is
+  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
   'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '
-  'of the sum each output pixel begins, row by row, width of them to a row. The name opens the message where the input is not finite.';
+  'of the sum each output pixel begins, row by row. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d_plane(
-  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], width int, bias real
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
 ) returns setof real[]
 language sql immutable parallel safe rows 1
 begin atomic
-  select (select array_agg(flat.pixels[start : start + width - 1]) from (select generate_series(1, cardinality(slots), width) as start) lines)
+  select plane.pixels
   from (select convert_to(((select sum(kernel * plane) from (select unnest(kernels) as kernel, unnest(planes) as plane) pair) + rest)::text, 'SQL_ASCII') as digits,
                -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
                coalesce(bias, 0) + 1e-29 as shift offset 0) product,
        lateral (select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * unit + product.shift - 1e-29)::real) as pixels
-                from (select unnest(slots) as slot) slot offset 0) flat;
+                from (select unnest(slots) as slot) slot offset 0) plane;
 end;
-comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], int, real) is
-  'One output channel of a convolution, shape (height, width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
+comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real) is
+  'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_core(
-  input real[], weight real[], bias real[], stride int, padding int, name text
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
 ) returns real[]
 language sql immutable parallel safe
 set jit = off
@@ -158,11 +157,11 @@ return (
   from (select coalesce(array_length(weight, 3), 1) as kernel_height,
                coalesce(array_length(weight, 4), 1) as kernel_width,
                sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
-       sql_diffusion.conv2d_operands(input, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
-       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(array_length(input, 3), layer.kernel_width, padding)) kernel,
-       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, operand.width, bias[kernel.out_channel]) plane);
-comment on function sql_diffusion.conv2d_core(real[], real[], real[], int, int, text) is
-  'conv2d without its checks, for a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+       sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
+       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
+       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
+comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text) is
+  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],
@@ -198,10 +197,15 @@ begin atomic
          sql_diffusion.check_values(input, 'conv2d: input'),
          sql_diffusion.check_values(weight, 'conv2d: weight'),
          sql_diffusion.check_values(bias, 'conv2d: bias');
-  select case when padding < least(array_length(weight, 3), array_length(weight, 4))
-         then sql_diffusion.conv2d_core(input, weight, bias, stride, padding, 'conv2d: input')
-         else sql_diffusion.conv2d_core(sql_diffusion.pad(input, padding, padding, padding, padding), weight, bias, stride, 0, 'conv2d: input')
-         end;
+  -- the method takes a padding smaller than the kernel; more is added beforehand
+  select sql_diffusion.with_shape(array_agg(element), array[array_length(weight, 1),
+                                                            (array_length(input, 2) + 2 * padding - array_length(weight, 3)) / stride + 1,
+                                                            (array_length(input, 3) + 2 * padding - array_length(weight, 4)) / stride + 1])
+  from (select unnest(sql_diffusion.conv2d_core(
+                        case when ready.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end,
+                        array_length(input, 2) + 2 * (conv2d.padding - ready.inside), array_length(input, 3) + 2 * (conv2d.padding - ready.inside),
+                        weight, bias, stride, ready.inside, 'conv2d: input')) as element
+        from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) ready) elements;
 end;
 comment on function sql_diffusion.conv2d(real[], real[], real[], int, int) is
   '2-D convolution (cross-correlation, as torch.nn.functional.conv2d): input (in, height, width), weight (out, in, kernel height, kernel width), bias (out) or NULL '

@@ -2,17 +2,6 @@
 -- A number holds one feature of all keys, a slot to a key: feature times number, summed over the features, is a query's
 -- score with every key. A number holds all features of one value: weight times number, summed over the keys, is the output.
 
-create function sql_diffusion.transpose(input real[]) returns real[]
-language sql immutable strict parallel safe
-set jit = off
-return (
-  select array_agg((select array_agg(flat.elements[i])
-                    from (select generate_series(y, cardinality(input), array_length(input, 2)) as i) rows) order by y)
-  from (select array_agg(element) as elements
-        from (select unnest(input) as element) elements offset 0) flat,
-       generate_series(1, array_length(input, 2)) y);
-comment on function sql_diffusion.transpose(real[]) is 'The transpose of a matrix, (rows, columns) to (columns, rows). It checks nothing.';
-
 create function sql_diffusion.slots(input real[], unit double precision) returns numeric
 language sql immutable strict parallel safe
 return (select array_to_string(array_agg((element * unit)::int + 55000000), '00000000')::numeric
@@ -57,17 +46,19 @@ return (
                       from (select generate_series(token.i, size.features * size.queries, size.queries) as i) column_) features offset 0) query_kernel,
        lateral (select convert_to(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
                                    + keys.keys_half)::text, 'SQL_ASCII') as digits offset 0) product,
-       lateral (select array_agg((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.score) as scores
-                from (select 1 / (unit.q * unit.k * sqrt(size.features)) as score offset 0) scale,
-                     (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) score,
-       lateral (select array_agg(exp(greatest(s - largest.score, -80))) as exponentials
-                from (select max(s) as score from (select unnest(score.scores) as s) scores offset 0) largest,
-                     (select unnest(score.scores) as s) scores offset 0) softmax,
-       lateral (select array_agg(weight::numeric) || sum(weight)::numeric as kernels,
-                       sum(weight) as total
-                from (select (e * total.factor)::int as weight
-                      from (select 99999999 / sum(e) as factor from (select unnest(softmax.exponentials) as e) exponentials offset 0) total,
-                           (select unnest(softmax.exponentials) as e) exponentials offset 0) weights) weight,
+       lateral (select array_agg(s) as scores,
+                       max(s) as largest
+                from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.score as s
+                      from (select 1 / (unit.q * unit.k * sqrt(size.features)) as score offset 0) scale,
+                           (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score,
+       lateral (select array_agg(e) as exponentials,
+                       99999999 / sum(e) as factor
+                from (select exp(greatest(s - score.largest, -80)) as e
+                      from (select unnest(score.scores) as s) scores offset 0) shifted) softmax,
+       lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
+                       sum(w) as total
+                from (select (e * softmax.factor)::int as w
+                      from (select unnest(softmax.exponentials) as e) exponentials offset 0) weights) weight,
        lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
                                    + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output,
        lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
