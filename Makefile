@@ -10,9 +10,9 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/unet.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql
 
 LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
@@ -46,8 +46,13 @@ build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* m
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
 
-.PHONY: demo test
+.PHONY: demo test reference
 demo:
 	scripts/demo $(SEED)
 test:
 	scripts/test
+
+# doc/reference.md, from the comments of what is installed
+reference: install
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
+	mv doc/reference.md.new doc/reference.md

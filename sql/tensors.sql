@@ -25,7 +25,7 @@ return
       sql_diffusion.shape(input), cardinality(string_to_array(dimensions, ', ')),
       case when dimensions like '%, %' then 's' else '' end, dimensions))
   when exists (select from generate_series(1, array_ndims(input)) dimension where array_lower(input, dimension) <> 1) then
-    sql_diffusion.fail(format('%s has the bounds %s, expected lower bounds of 1', name, array_dims(input)))
+    sql_diffusion.fail(format('%s has the bounds %s, expected subscripts that begin at 1', name, array_dims(input)))
   else
     true
   end;
@@ -154,8 +154,13 @@ comment on function sql_diffusion.tensor_from_bytes(bytea, text, int[]) is
   'A tensor of this shape from its bytes, row-major, each number float16, bfloat16 or float32 (IEEE 754), least significant byte first, '
   'as safetensors files have them. NaN and infinities are refused.';
 
-create function sql_diffusion.pixels(input real[]) returns real[]
+create function sql_diffusion.transpose(input real[]) returns real[]
 language sql immutable strict parallel safe
-return (select sql_diffusion.fold(array_agg(element), array_length(input, 2) * array_length(input, 3))
-        from (select unnest(input) as element) elements);
-comment on function sql_diffusion.pixels(real[]) is '(channels, height, width) to (channels, height * width). It checks nothing.';
+set jit = off
+return (
+  select array_agg((select array_agg(flat.elements[i])
+                    from (select generate_series(y, cardinality(input), array_length(input, 2)) as i) rows) order by y)
+  from (select array_agg(element) as elements
+        from (select unnest(input) as element) elements offset 0) flat,
+       generate_series(1, array_length(input, 2)) y);
+comment on function sql_diffusion.transpose(real[]) is 'The transpose of a matrix, (rows, columns) to (columns, rows). It checks nothing.';

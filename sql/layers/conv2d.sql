@@ -44,99 +44,124 @@ begin atomic
   from (select array_length(weight, 2) as channels,
                coalesce(array_length(weight, 3), 1) as height,
                coalesce(array_length(weight, 4), 1) as width offset 0) size,
-       lateral (select repeat('0', 16 * (row_stride - size.width) + 9) as gap,
+       lateral (select convert_to(repeat('0', 16 * (row_stride - size.width) + 9), 'SQL_ASCII') as gap,
                        array_agg(factor) as factors
                 from (select unnest(array_fill(coalesce(sql_diffusion.conv2d_tap_unit(size.channels * size.height * size.width)
                                                         / nullif(channel.largest, 0), 0), array[size.height * size.width])) as factor
                       from (select unnest(largest) as largest) channel) factors offset 0) layer,
        generate_series(1, array_length(weight, 1)) o,
-       -- the taps of all input channels, the last first, so that tap (y, x) ends up at the power y * row_stride + x
-       lateral (select convert_to(array_to_string(array_agg(tap.integers[i]), '000000000'), 'SQL_ASCII') as digits
-                from (select array_agg((w * factor)::int + 5500000) as integers
-                      from (select unnest(weight[o:o]) as w, unnest(layer.factors) as factor) pair) tap,
-                     generate_series(size.channels * size.height * size.width, 1, -1) i) taps,
-       lateral (select array_agg((select string_agg(encode(substring(taps.digits from 16 * size.width * (size.height * channel + y) + 1
-                                                                             for 16 * size.width - 9), 'escape'), layer.gap)
-                                  from generate_series(0, size.height - 1) y)::numeric) as numbers
-                from generate_series(size.channels - 1, 0, -1) channel) kernel;
+       lateral (select array_agg((w * factor)::int + 5500000) as integers
+                from (select unnest(weight[o:o]) as w, unnest(layer.factors) as factor) pair offset 0) tap,
+       -- a single tap is its number; of more, those of all input channels are written the last first,
+       -- so that tap (y, x) ends up at the power y * row_stride + x, and cut into channels and rows
+       lateral (select case when size.height * size.width > 1
+                       then convert_to((select array_to_string(array_agg(tap.integers[i]), '000000000')
+                                        from (select generate_series(cardinality(tap.integers), 1, -1) as i) reversed), 'SQL_ASCII')
+                       end as digits offset 0) taps,
+       lateral (select case when size.height * size.width = 1
+                       then tap.integers::numeric[]
+                       else (select array_agg(encode(case size.height
+                                                     when 1 then substring(taps.digits from start for 16 * size.width - 9)
+                                                     else (select string_agg(substring(taps.digits from line for 16 * size.width - 9), layer.gap)
+                                                           from (select generate_series(start, start + 16 * size.width * (size.height - 1), 16 * size.width) as line) lines)
+                                                     end, 'escape')::numeric)
+                             from (select generate_series(16 * size.width * size.height * (size.channels - 1) + 1, 1, -16 * size.width * size.height) as start) starts)
+                       end as numbers offset 0) kernel;
 end;
 comment on function sql_diffusion.conv2d_kernels(real[], double precision[], int) is
   'The kernels of a weight of shape (out, in, height, width) or (out, in) as big numbers, one row an output channel: one number for each input channel, '
   'its rows row_stride slots apart, and their sum as the last. largest is conv2d_largest(weight).';
 
-create function sql_diffusion.conv2d_planes(
-  input real[], largest double precision[], taps int, row_stride int, name text,
-  out planes numeric[], out unit double precision
-)
+create function sql_diffusion.conv2d_row_stride(width int, kernel_width int, padding int) returns int
 language sql immutable strict parallel safe
+return greatest(width + padding, kernel_width);
+comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
+  'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
+
+create function sql_diffusion.conv2d_operands(
+  input real[], height int, width int, largest double precision[], kernel_height int, kernel_width int, stride int, padding int, name text,
+  out planes numeric[], out rest numeric, out unit double precision, out slots int[]
+)
+language sql immutable parallel safe
 set jit = off
 set enable_memoize = off
 return (
-  select (array_agg((select string_agg(line.digits, repeat('0', 16 * (row_stride - array_length(input, 3)) + 8))
-                     from generate_series(1, array_length(input, 2)) y,
-                          lateral (select array_to_string(array_agg((pixel * (largest[channel] * fixed.unit))::int + 55000000), '00000000') as digits
-                                   from (select unnest(input[channel:channel][y:y]) as pixel) pixels) line)::numeric),
-          fixed.unit)
-  from (select case when not max(size) < 'infinity'
-                    then sql_diffusion.fail(name || ' holds null, NaN or infinite values')::int
-                    else coalesce(least(44999999 / nullif(max(size), 0),
-                                        4.9e15 / sql_diffusion.conv2d_tap_unit(array_length(largest, 1) * taps) / taps / nullif(sum(size), 0)), 1)
-               end as unit
-        from (select largest[channel] * (select case when count(pixel) < count(*) then 'NaN' else max(abs(pixel)) end
-                                         from (select unnest(input[channel:channel])::float8 as pixel) pixels) as size
-              from generate_series(1, array_length(input, 1)) channel) sizes) fixed,
-       generate_series(1, array_length(input, 1)) channel
-  group by fixed.unit);
-comment on function sql_diffusion.conv2d_planes(real[], double precision[], int, int, text) is
-  'The planes of an input of shape (channels, height, width) as big numbers: pixel (y, x) is slot y * row_stride + x from the most significant end. '
-  'unit is the integer that stands for 1 in a channel whose largest weight is 1. The name opens the message where the input is not finite.';
+  select (image.planes || -55000000 * constant.ones,
+          constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
+                                                    - 55000000::numeric * size.channels * constant.ones),
+          1 / (fixed.unit * size.tap_unit),
+          output.slots)
+  from (select array_length(input, 1) as channels,
+               height,
+               width,
+               sql_diffusion.conv2d_row_stride(width, kernel_width, padding) as row_stride,
+               sql_diffusion.conv2d_tap_unit(array_length(input, 1) * kernel_height * kernel_width) as tap_unit offset 0) size,
+       lateral (select case when not max(channel.size) < 'infinity'
+                       then sql_diffusion.fail(name || ' holds NaN or infinite values')::int
+                       else coalesce(least(44999999 / nullif(max(channel.size), 0),
+                                           4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
+                       end as unit
+                from (select largest[c] * (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) as size
+                      from generate_series(1, size.channels) c offset 0) channel offset 0) fixed,
+       lateral (select array_agg((case
+                                  when octet_length(flat.digits) <> 16 * size.height * size.width - 8
+                                  then sql_diffusion.fail(name || ' holds null elements')::text
+                                  when size.row_stride = size.width
+                                  then encode(flat.digits, 'escape')
+                                  else (select encode(string_agg(substring(flat.digits from line for 16 * size.width - 8), gap.zeros), 'escape')
+                                        from (select generate_series(1, 16 * size.width * size.height, 16 * size.width) as line) lines)
+                                  end)::numeric order by c) as planes
+                from (select convert_to(repeat('0', 16 * (size.row_stride - size.width) + 8), 'SQL_ASCII') as zeros offset 0) gap,
+                     generate_series(1, size.channels) c,
+                     lateral (select largest[c] * fixed.unit as factor offset 0) channel,
+                     lateral (select convert_to(array_to_string(array_agg((pixel * channel.factor)::int + 55000000), '00000000'), 'SQL_ASCII') as digits
+                              from (select unnest(input[c:c]) as pixel) pixels offset 0) flat) image,
+       lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
+                            16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
+                       left(repeat(repeat('0000000000000001', kernel_width) || repeat('0', 16 * (size.row_stride - kernel_width)), kernel_height),
+                            16 * ((kernel_height - 1) * size.row_stride + kernel_width))::numeric as box,
+                       -- in every slot of the product 5e15, so that what is read from it is never negative
+                       ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
+                offset 0) constant,
+       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + y) * size.row_stride + kernel_width - 1 - padding + x) order by y, x) as slots
+                from generate_series(0, size.height + 2 * padding - kernel_height, stride) y,
+                     generate_series(0, size.width + 2 * padding - kernel_width, stride) x) output);
+comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], int, int, int, int, text) is
+  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
+  'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '
+  'of the sum each output pixel begins, row by row. The name opens the message where the input is not finite.';
 
-create function sql_diffusion.dot(a numeric[], b numeric[]) returns numeric
-language sql immutable strict parallel safe
-set jit = off
-return (select sum(x * y) from (select unnest(a) as x, unnest(b) as y) pair);
-comment on function sql_diffusion.dot(numeric[], numeric[]) is 'The sum of the products of the elements of two arrays of one length.';
+create function sql_diffusion.conv2d_plane(
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
+) returns setof real[]
+language sql immutable parallel safe rows 1
+begin atomic
+  select plane.pixels
+  from (select convert_to(((select sum(kernel * plane) from (select unnest(kernels) as kernel, unnest(planes) as plane) pair) + rest)::text, 'SQL_ASCII') as digits,
+               -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
+               coalesce(bias, 0) + 1e-29 as shift offset 0) product,
+       lateral (select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * unit + product.shift - 1e-29)::real) as pixels
+                from (select unnest(slots) as slot) slot offset 0) plane;
+end;
+comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real) is
+  'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_core(
-  input real[], weight real[], bias real[], stride int, padding int, name text
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
 ) returns real[]
 language sql immutable parallel safe
 set jit = off
 set enable_memoize = off
 return (
-  select array_agg(plane.lines order by kernel.out_channel)
-  from (select array_length(weight, 2) as channels,
-               array_length(input, 2) as height,
-               array_length(input, 3) as width,
-               coalesce(array_length(weight, 3), 1) as kernel_height,
-               coalesce(array_length(weight, 4), 1) as kernel_width offset 0) size,
-       -- padding needs no pixels above and below, and one gap of zeros serves the end of a row and the start of the next
-       lateral (select greatest(size.width + padding, size.kernel_width) as row_stride offset 0) row,
-       sql_diffusion.conv2d_largest(weight) largest,
-       sql_diffusion.conv2d_planes(input, largest, size.kernel_height * size.kernel_width, row.row_stride, name) image,
-       lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (row.row_stride - size.width)), size.height),
-                            16 * ((size.height - 1) * row.row_stride + size.width))::numeric as ones,
-                       left(repeat(repeat('0000000000000001', size.kernel_width) || repeat('0', 16 * (row.row_stride - size.kernel_width)), size.kernel_height),
-                            16 * ((size.kernel_height - 1) * row.row_stride + size.kernel_width))::numeric as box,
-                       -- in every slot of the product 5e15, so that what is read from it is never negative
-                       ('1' || repeat('5000000000000000', (size.height + size.kernel_height - 2) * row.row_stride
-                                                          + size.width + size.kernel_width - 1))::numeric as half offset 0) constant,
-       lateral (select image.planes || -55000000 * constant.ones as planes,
-                       constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
-                                                                 - 55000000::numeric * size.channels * constant.ones) as rest,
-                       1 / (image.unit * sql_diffusion.conv2d_tap_unit(size.channels * size.kernel_height * size.kernel_width)) as unit,
-                       2 + 16 * ((size.kernel_height - 1 - padding) * row.row_stride + size.kernel_width - 1 - padding) as start offset 0) operand,
-       sql_diffusion.conv2d_kernels(weight, largest, row.row_stride) kernel,
-       lateral (select convert_to((sql_diffusion.dot(kernel.kernels, operand.planes) + operand.rest)::text, 'SQL_ASCII') as digits,
-                       -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
-                       coalesce(bias[kernel.out_channel], 0) + 1e-29 as shift offset 0) product,
-       lateral (select array_agg((select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000)
-                                                    * operand.unit + product.shift - 1e-29)::real)
-                                  from generate_series(start, start + 16 * (size.width + 2 * padding - size.kernel_width), 16 * stride) slot)) as lines
-                from generate_series(operand.start, operand.start + 16 * row.row_stride * (size.height + 2 * padding - size.kernel_height),
-                                     16 * row.row_stride * stride) start) plane);
-comment on function sql_diffusion.conv2d_core(real[], real[], real[], int, int, text) is
-  'conv2d without its checks, for a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+  select array_agg(plane order by kernel.out_channel)
+  from (select coalesce(array_length(weight, 3), 1) as kernel_height,
+               coalesce(array_length(weight, 4), 1) as kernel_width,
+               sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
+       sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
+       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
+       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
+comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text) is
+  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],
@@ -172,10 +197,15 @@ begin atomic
          sql_diffusion.check_values(input, 'conv2d: input'),
          sql_diffusion.check_values(weight, 'conv2d: weight'),
          sql_diffusion.check_values(bias, 'conv2d: bias');
-  select case when padding < least(array_length(weight, 3), array_length(weight, 4))
-         then sql_diffusion.conv2d_core(input, weight, bias, stride, padding, 'conv2d: input')
-         else sql_diffusion.conv2d_core(sql_diffusion.pad(input, padding, padding, padding, padding), weight, bias, stride, 0, 'conv2d: input')
-         end;
+  -- the method takes a padding smaller than the kernel; more is added beforehand
+  select sql_diffusion.with_shape(array_agg(element), array[array_length(weight, 1),
+                                                            (array_length(input, 2) + 2 * padding - array_length(weight, 3)) / stride + 1,
+                                                            (array_length(input, 3) + 2 * padding - array_length(weight, 4)) / stride + 1])
+  from (select unnest(sql_diffusion.conv2d_core(
+                        case when ready.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end,
+                        array_length(input, 2) + 2 * (conv2d.padding - ready.inside), array_length(input, 3) + 2 * (conv2d.padding - ready.inside),
+                        weight, bias, stride, ready.inside, 'conv2d: input')) as element
+        from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) ready) elements;
 end;
 comment on function sql_diffusion.conv2d(real[], real[], real[], int, int) is
   '2-D convolution (cross-correlation, as torch.nn.functional.conv2d): input (in, height, width), weight (out, in, kernel height, kernel width), bias (out) or NULL '

@@ -4,18 +4,18 @@ create function sql_diffusion.group_norm_core(
 language sql immutable parallel safe
 set jit = off
 return (
-  select sql_diffusion.with_shape(array_agg(output.element), sql_diffusion.shape(input))
-  from (select (case when with_silu then y / 2 * (1 + tanh(y / 2)) else y end)::real as element
-        from (select unnest(input[channel:channel]) * scale + shift as y
-              from (select channel, affine.scale, coalesce(bias[channel], 0) - statistics.mean * affine.scale as shift
-                    from generate_series(1, array_length(input, 1), array_length(input, 1) / num_groups) first,
-                         lateral (select avg(element) as mean, var_pop(element) as variance
-                                  from (select unnest(input[first : first + array_length(input, 1) / num_groups - 1])::float8 as element) elements) statistics,
-                         generate_series(first, first + array_length(input, 1) / num_groups - 1) channel,
-                         lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as scale) affine
-                    order by channel) channels) normalized) output);
+  select array_agg(plane.elements order by channel)
+  from generate_series(1, array_length(input, 1), array_length(input, 1) / num_groups) first,
+       lateral (select avg(element) as mean, var_pop(element) as variance
+                from (select unnest(input[first : first + array_length(input, 1) / num_groups - 1])::float8 as element) elements) statistics,
+       generate_series(first, first + array_length(input, 1) / num_groups - 1) channel,
+       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as scale offset 0) affine,
+       lateral (select coalesce(bias[channel], 0) - statistics.mean * affine.scale as shift offset 0) offsets,
+       -- tanh cannot overflow, as the exp of a sigmoid would: x / (1 + exp(-x)) is x/2 (1 + tanh(x/2))
+       lateral (select array_agg((case when with_silu then y / 2 * (1 + tanh(y / 2)) else y end)::real) as elements
+                from (select unnest(input[channel:channel]) * affine.scale + offsets.shift as y offset 0) normalized offset 0) plane);
 comment on function sql_diffusion.group_norm_core(real[], int, real[], real[], double precision, boolean) is
-  'group_norm without its checks and, with_silu, followed by silu: one pass over the elements for the two.';
+  'group_norm without its checks and, with_silu, followed by silu: one pass over the elements for the two. The output is (channels, elements of a channel).';
 
 create function sql_diffusion.group_norm(
   input real[],
@@ -48,7 +48,8 @@ begin atomic
   select sql_diffusion.check_values(input, 'group_norm: input'),
          sql_diffusion.check_values(weight, 'group_norm: weight'),
          sql_diffusion.check_values(bias, 'group_norm: bias');
-  select sql_diffusion.group_norm_core(input, num_groups, weight, bias, eps, false);
+  select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
+  from (select unnest(sql_diffusion.group_norm_core(input, num_groups, weight, bias, eps, false)) as element) elements;
 end;
 comment on function sql_diffusion.group_norm(real[], int, real[], real[], double precision) is
   'Group normalization (Wu and He 2018, equations 1, 2 and 7): the channels of the input, shape (channels, ...), fall into num_groups groups of neighbours; each group '

@@ -15,13 +15,10 @@ return (
            (select sql_diffusion.with_shape(array_agg(output.flat[i]), size.shape)
             from (select array_agg(element) as flat
                   from (select unnest(sql_diffusion.conv2d_core(
-                          sql_diffusion.with_shape((select array_agg(token.flat[i])
-                                                    from generate_series(1, size.features) feature,
-                                                         generate_series(feature, token.number * size.features, size.features) i),
-                                                   array[size.features, 1, token.number]),
+                          sql_diffusion.transpose(sql_diffusion.fold(token.flat, size.features)), 1, token.number,
                           weight, bias, 1, 0, name)) as element) elements) output,
-                 generate_series(1, token.number) t,
-                 generate_series(t, token.number * array_length(weight, 1), token.number) i)
+                 (select generate_series(start, token.number * array_length(weight, 1), token.number) as i
+                  from (select generate_series(1, token.number) as start) columns) transposed)
          end
   from (select array_length(weight, 2) as features,
                (sql_diffusion.shape(input))[: array_ndims(input) - 1] || array_length(weight, 1) as shape offset 0) size,
