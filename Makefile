@@ -66,6 +66,12 @@ reference: install
 	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
 	mv doc/reference.md.new doc/reference.md
 
+# what PGXN takes: the committed state
+.PHONY: dist
+dist:
+	@mkdir -p dist
+	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD
+
 # The long tests of the fast path: hundreds of generations, cancels and sessions.
 .PHONY: stress
 stress:

@@ -51,8 +51,8 @@ begin atomic
     and p.component = 'unet'
     and p.key = c.key
   for share of p;
-  insert into sql_diffusion.packed_kernels (model, component, key, out_channel, kernels)
-  select l.model, l.component, l.key, k.out_channel, k.kernels
+  insert into sql_diffusion.packed_kernels (layer, out_channel, kernels)
+  select l.id, k.out_channel, k.kernels
   from sql_diffusion.packed_layers l
        join sql_diffusion.parameters p on (p.model, p.component, p.key) = (l.model, l.component, l.key),
        sql_diffusion.conv2d_kernels(p.weight || '{}'::real[], l.largest, l.row_stride) k

@@ -137,9 +137,11 @@ create function sql_diffusion.conv2d_plane(
 language sql immutable parallel safe rows 1
 begin atomic
   select plane.pixels
-  from (select convert_to(((select sum(kernel * plane) from (select unnest(kernels) as kernel, unnest(planes) as plane) pair) + rest)::text, 'SQL_ASCII') as digits,
-               -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
-               coalesce(bias, 0) + 1e-29 as shift offset 0) product,
+  from (select sum(kernel * plane) as number
+        from (select unnest(kernels) as kernel, unnest(planes) as plane) pair offset 0) total,
+       lateral (select convert_to((total.number + rest)::text, 'SQL_ASCII') as digits,
+                       -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
+                       coalesce(bias, 0) + 1e-29 as shift offset 0) product,
        lateral (select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * unit + product.shift - 1e-29)::real) as pixels
                 from (select unnest(slots) as slot) slot offset 0) plane;
 end;

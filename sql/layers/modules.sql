@@ -14,7 +14,7 @@ comment on function sql_diffusion.check_parameter(text, text, text, text) is
   'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
 
 create function sql_diffusion.conv2d_packed(
-  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], model text, component text, key text
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
 ) returns table (out_channel int, plane real[])
 language sql stable parallel safe
 set jit = off
@@ -23,12 +23,37 @@ begin atomic
   select k.out_channel, plane
   from sql_diffusion.packed_kernels k,
        sql_diffusion.conv2d_plane(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) plane
-  where k.model = conv2d_packed.model
-    and k.component = conv2d_packed.component
-    and k.key = conv2d_packed.key;
+  where k.layer = conv2d_packed.layer;
 end;
-comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], text, text, text) is
-  'The output channels, each of shape (height * width), of a module whose kernels are packed, of what conv2d_operands returns.';
+comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], int) is
+  'The output channels, each of shape (height * width), of a packed layer, of what conv2d_operands returns.';
+
+-- The same with parallel workers, where the server allows them. A query over a table, in a function that returns a set, can have
+-- workers; they run parallel safe functions, but not correlated subqueries; so one output channel is a function here, and the planner is told
+-- that it is dear. Of the scans of a table only that of a bitmap gives the pages of one module out to several processes.
+create function sql_diffusion.conv2d_plane_in_worker(
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
+) returns real[]
+language sql immutable parallel safe cost 100000
+return (select plane from sql_diffusion.conv2d_plane(kernels, planes, rest, unit, slots, bias) plane);
+comment on function sql_diffusion.conv2d_plane_in_worker(numeric[], numeric[], numeric, double precision, int[], real) is
+  'conv2d_plane as a function that returns one value, which a parallel worker can run.';
+
+create function sql_diffusion.conv2d_packed_parallel(
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
+) returns table (out_channel int, plane real[])
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+set enable_indexscan = off
+set enable_seqscan = off
+begin atomic
+  select k.out_channel, sql_diffusion.conv2d_plane_in_worker(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) as plane
+  from sql_diffusion.packed_kernels k
+  where k.layer = conv2d_packed_parallel.layer;
+end;
+comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, double precision, int[], real[], int) is
+  'conv2d_packed, by several processes where the server allows it.';
 
 create function sql_diffusion.conv2d_module_planes(
   input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null
@@ -45,20 +70,29 @@ begin atomic
   from sql_diffusion.parameters p
   where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
   select case
-         when layer.largest is not null
+         when layer.packed is not null
          then (select array_agg(channel.plane order by channel.out_channel)
                from sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding,
                                                   name || ': the input of ' || key) operand,
-                    sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, model, component, key) channel)
+                    -- starting a worker takes some milliseconds, a product some nanoseconds a slot
+                    lateral (select c.out_channel, c.plane
+                             from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
+                             where layer.pairs * cardinality(operand.slots) > 1000000
+                             union all
+                             select c.out_channel, c.plane
+                             from sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
+                             where layer.pairs * cardinality(operand.slots) <= 1000000) channel)
          else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key)
          end
   from (select p.weight,
+               array_length(p.weight, 1)::bigint * array_length(p.weight, 2) as pairs,
                coalesce(array_length(p.weight, 3), 1) as kernel_height,
                coalesce(array_length(p.weight, 4), 1) as kernel_width,
                case when extra_bias is null then p.bias
                     when p.bias is null then extra_bias
                     else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
                end as bias,
+               l.id as packed,
                l.largest
         from sql_diffusion.parameters p
              left join sql_diffusion.packed_layers l

@@ -20,15 +20,16 @@ return (
                array_length(key, 2) as keys,
                array_length(value, 1) as value_features,
                least(4499999, sqrt(4.9e15 / array_length(query, 1))) as query_limit,
+               least(44999999, sqrt(4.9e15 / array_length(key, 2))) as weight_limit,
                (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as query_size,
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
                (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
-       -- a sum of products stays below 4.9e15: of features * query * key, and of weights, which are 1e8 together, * value
+       -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
        lateral (select case when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
                        else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        end as q,
                        least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
-                       44999999 / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
+                       size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
        lateral (select array_agg(sql_diffusion.slots(key[e:e], unit.k) order by e)
                        || -55000000 * repeat('0000000000000001', size.keys)::numeric as keys,
                        ('1' || repeat('5000000000000000', size.keys + 1))::numeric as keys_half
@@ -51,14 +52,10 @@ return (
                 from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.score as s
                       from (select 1 / (unit.q * unit.k * sqrt(size.features)) as score offset 0) scale,
                            (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score,
-       lateral (select array_agg(e) as exponentials,
-                       99999999 / sum(e) as factor
-                from (select exp(greatest(s - score.largest, -80)) as e
-                      from (select unnest(score.scores) as s) scores offset 0) shifted) softmax,
        lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
                        sum(w) as total
-                from (select (e * softmax.factor)::int as w
-                      from (select unnest(softmax.exponentials) as e) exponentials offset 0) weights) weight,
+                from (select (exp(greatest(s - score.largest, -80)) * size.weight_limit)::int as w
+                      from (select unnest(score.scores) as s) scores offset 0) weights) weight,
        lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
                                    + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output,
        lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
