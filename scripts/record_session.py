@@ -24,7 +24,7 @@ SESSION = (
     ("sql-diffusion show mine", 7),
     ("sql-diffusion generate --model mine --seed 42 -o butterfly.png --ansi", None),
 )
-WIDTH = 92  # characters
+WIDTH = 104  # characters
 PIXELS = 1100
 FONT = "DejaVu Sans Mono"  # its half blocks fill their cells
 
