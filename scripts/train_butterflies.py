@@ -30,7 +30,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from draw_butterflies import draw_butterflies, grid_picture
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from sample_butterflies import sample
+from sample_butterflies import Schedule, sample
 
 
 def build_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int) -> UNet2DModel:
@@ -88,19 +88,31 @@ def denoising_loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     gamma: float,
+    multiscale: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Min-SNR weighted loss (Hang et al. 2023, arXiv:2303.09556, eq. 8) and the plain one (Ho et al. 2020, eq. 14)."""
+    """The loss that is minimised, and the plain one (Ho et al. 2020, arXiv:2006.11239, eq. 14), which is only logged.
+
+    The first has Min-SNR weights (Hang et al. 2023, arXiv:2303.09556, eq. 8). If multiscale, the error's averages over
+    blocks of k x k pixels count k times as well, k = 2, 4, 8, ... (Hoogeboom et al. 2023, arXiv:2301.11093, section
+    3.3): a plain loss hardly sees the error of a whole picture's mean, which the eye sees as a tinted background.
+    """
     predicted = unet(scheduler.add_noise(clean, noise, timesteps), timesteps).sample.float()
-    errors = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
+    difference = predicted - noise  # (B, 3, H, W)
+    plain = errors = difference.square().mean(dim=(1, 2, 3))  # (B,)
+    block = 1
+    while multiscale and difference.shape[-1] % 2 == 0:
+        block *= 2
+        difference = torch.nn.functional.avg_pool2d(difference, 2)
+        errors = errors + block * difference.square().mean(dim=(1, 2, 3))
     snr = compute_snr(scheduler, timesteps)
     weights = snr.clamp(max=gamma) / snr if gamma else torch.ones_like(snr)
-    return (weights * errors).mean(), errors.mean().detach()
+    return (weights * errors).mean(), plain.mean().detach()
 
 
 def save_samples(unet: UNet2DModel, scheduler: DDPMScheduler, file: Path, count: int, steps: int) -> None:
     """A grid of samples, always from the same noise, so that snapshots can be compared."""
     pipeline = DDPMPipeline(unet, scheduler)
-    pictures = sample(pipeline, "DDIMScheduler", steps, range(count))
+    pictures = sample(pipeline, Schedule("ddim", steps, 1.0), range(count))
     grid_picture(pictures, math.ceil(math.sqrt(count))).save(file)
 
 
@@ -121,6 +133,7 @@ def main(
         float, typer.Option(help="Last share of the run, where the rate falls to 0.", min=0.01, max=1)
     ] = 0.3,
     snr_gamma: Annotated[float, typer.Option(help="Gamma of the Min-SNR loss weights; 0: no weights.", min=0)] = 5.0,
+    multiscale: Annotated[bool, typer.Option(help="Count the errors of coarser pictures too.")] = True,
     ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights.", min=0, max=1)] = 0.999,
     channels: Annotated[str, typer.Option(help="Channels of the levels, from the top.")] = "16,32,64,64",
     head_dim: Annotated[int, typer.Option(help="Channels of an attention head.", min=1)] = 32,
@@ -132,7 +145,7 @@ def main(
     resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint, if it has one.")] = True,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints with samples.", min=1)] = 500,
     sample_count: Annotated[int, typer.Option(help="Samples in a snapshot; 0: none.", min=0)] = 36,
-    sample_steps: Annotated[int, typer.Option(help="DDIM steps of a snapshot's samples.", min=1)] = 20,
+    sample_steps: Annotated[int, typer.Option(help="DDIM steps (eta 1) of a snapshot's samples.", min=1)] = 20,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
 ) -> None:
@@ -194,7 +207,7 @@ def main(
                 group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, fall)
             batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, seed, step)
             clean, noise, timesteps = (part.to(accelerator.device) for part in batch)
-            loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma)
+            loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma, multiscale)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()
