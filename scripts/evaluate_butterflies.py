@@ -27,9 +27,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import typer
-from draw_butterflies import draw_butterflies
 from numpy.typing import NDArray
 from rich.console import Console
+
+from draw_butterflies import draw_butterflies
 from sample_butterflies import load_pipeline, parse_schedule, sample
 
 HELD_OUT_SEED = 1_000_000  # training draws the seeds from 0

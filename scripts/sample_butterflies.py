@@ -17,10 +17,11 @@ import diffusers
 import numpy as np
 import torch
 import typer
-from draw_butterflies import grid_picture
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
+
+from draw_butterflies import grid_picture
 
 
 def load_pipeline(folder: Path) -> diffusers.DDPMPipeline:

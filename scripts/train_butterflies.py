@@ -28,8 +28,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
-from draw_butterflies import draw_butterflies, grid_picture
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from draw_butterflies import draw_butterflies, grid_picture
 from sample_butterflies import Schedule, sample
 
 

@@ -1,0 +1,64 @@
+# make            builds the extensions' scripts
+# make install    installs them into the PostgreSQL that pg_config names
+# make installcheck   runs the SQL regression tests against a running server
+# make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
+# make test       from a bare Debian or Ubuntu to all tests passed
+
+# (not VERSION: PGXS has that for PostgreSQL's own)
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/sql_diffusion.control)
+PYTHON3 ?= python3
+
+# The reference, in the order in which it reads; the install script is these files one after the other.
+SQL = \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
+	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
+	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	build/butterflies.sql
+
+LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
+
+EXTENSION  = extension/sql_diffusion
+DATA_built = build/sql_diffusion--$(EXTVERSION).sql
+DOCS       = $(wildcard doc/*.md)
+
+REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
+REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
+
+EXTRA_CLEAN = build
+
+# Debian's own pg_config wants a development package; those of its PostgreSQL versions, newest first, do without.
+ifndef PG_CONFIG
+PG_CONFIG := $(firstword $(foreach candidate,pg_config $(shell ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -t/ -k5,5nr),\
+	$(if $(wildcard $(shell $(candidate) --pgxs 2>/dev/null)),$(candidate))))
+endif
+ifneq ($(PG_CONFIG),)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+endif
+
+all: $(DATA_built)
+
+build/sql_diffusion--$(EXTVERSION).sql: $(SQL) Makefile
+	@mkdir -p build
+	cat $(SQL) > $@.new && mv $@.new $@
+
+build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
+	@mkdir -p build
+	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
+
+.PHONY: demo test reference
+demo:
+	scripts/demo $(SEED)
+test:
+	scripts/test
+
+# doc/reference.md, from the comments of what is installed
+reference: install
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
+	mv doc/reference.md.new doc/reference.md
+
+# what PGXN takes: the committed state
+.PHONY: dist
+dist:
+	@mkdir -p dist
+	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD

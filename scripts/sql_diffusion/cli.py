@@ -1,0 +1,476 @@
+"""The command line: sql-diffusion load, list, show, remove, generate, verify, doctor."""
+
+import json
+import os
+import secrets
+import sys
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from . import __version__, database, errors, models
+from .errors import Problem
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check failed (verify, doctor); 2 wrong command line; 3 the database (no connection, "
+    "extension missing, refused); 4 the checkpoint (not found, incomplete, damaged, unsupported); 5 the model "
+    "(unknown, or there already); 130 interrupted."
+)
+
+app = typer.Typer(
+    name="sql-diffusion",
+    help="Loads diffusion models from Hugging Face into PostgreSQL and generates pictures there. "
+    "Connects as psql does: by --dsn, PGHOST and its kin, PGSERVICE, ~/.pgpass.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Dsn = Annotated[
+    str,
+    typer.Option(
+        metavar="DSN", help="Where the database is, as psql takes it: 'host=... dbname=...', a URI, 'service=...'."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as `sql-diffusion list` prints it.")]
+
+
+class Backend(StrEnum):
+    """Which extension computes."""
+
+    auto = "auto"
+    sql = "sql"
+    numpy = "numpy"
+
+
+class Scheduler(StrEnum):
+    """Which sampler."""
+
+    ddpm = "ddpm"
+    ddim = "ddim"
+
+
+def examples(*lines: str) -> str:
+    """The last part of a command's help; an empty line keeps the lines apart."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Answers --version."""
+    if version:
+        typer.echo(f"sql-diffusion {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog=examples(
+        "sql-diffusion load gnokit/ddpm-butterflies-64",
+        "sql-diffusion load ./my-pipeline --name mine --replace",
+        "HF_HUB_OFFLINE=1 sql-diffusion load google/ddpm-cifar10-32 --dsn service=pictures",
+    )
+)
+def load(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A repository of the hub, a folder, or a .safetensors file beside its config.json."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call the model; the repository's name by default.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="A branch, tag or commit of the repository.")
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT", help="Such as fp16; by default the plain weights, or the only variant there is."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Replace a model of that name; readers see the old one until the new one is whole."
+        ),
+    ] = False,
+    dsn: Dsn = "",
+    as_json: Json = False,
+) -> None:
+    """Load a checkpoint from the Hugging Face hub or from disk.
+
+    It is written in one transaction: a model appears whole, and an interrupted load leaves nothing behind.
+    """
+    from .load import load as load_checkpoint
+
+    with database.connect(dsn) as connection, byte_progress() as progress:
+        database.extension_schema(connection)
+        loaded = load_checkpoint(connection, source, name, revision, variant, replace, progress)
+    for note in loaded.notes:
+        err.print(f"Note: {note}", markup=False)
+    if as_json:
+        print_json(loaded._asdict())
+    else:
+        typer.echo(
+            f"Loaded {loaded.name}: {loaded.parameters:,} parameters, "
+            f"{megabytes(loaded.bytes)} of {loaded.dtype}, from {loaded.source}"
+        )
+        typer.echo(f"Next: sql-diffusion generate --model {loaded.name} --seed 42 -o butterfly.png")
+
+
+@app.command("list", epilog=examples("sql-diffusion list", "sql-diffusion list --json | jq -r '.[].name'"))
+def list_command(dsn: Dsn = "", as_json: Json = False) -> None:
+    """List the models in the database."""
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        summaries = models.list_models(connection)
+    if as_json:
+        print_json([summary._asdict() for summary in summaries])
+        return
+    table = Table("model", "pipeline", "parameters", "size", "source", "loaded", box=None, pad_edge=False)
+    table.columns[2].justify = table.columns[3].justify = "right"
+    for summary in summaries:
+        table.add_row(
+            escape(summary.name),
+            summary.pipeline,
+            f"{summary.parameters:,}",
+            megabytes(summary.bytes),
+            escape(source_text(summary)),
+            f"{summary.loaded_at:%Y-%m-%d %H:%M}",
+        )
+    print_table(table)
+
+
+@app.command(epilog=examples("sql-diffusion show butterflies", "sql-diffusion show butterflies --json | jq .config"))
+def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
+    """Show a model: where it came from, its size, its configuration, the plan of its network."""
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        summary = models.find_model(connection, model)
+        settings = models.settings(connection, model)
+        plan = models.plan(connection, model)
+    columns = ("step", "operation", "key", "pops", "pushes", "in_channels", "out_channels")
+    if as_json:
+        print_json({**summary._asdict(), **settings, "plan": [dict(zip(columns, step, strict=True)) for step in plan]})
+        return
+
+    facts = Table.grid(padding=(0, 2))
+    for label, value in (
+        ("model", summary.name),
+        ("pipeline", summary.pipeline),
+        ("parameters", f"{summary.parameters:,} ({megabytes(summary.bytes)} as float32)"),
+        ("source", source_text(summary)),
+        ("revision", summary.revision),
+        ("sha256", summary.sha256),
+        ("loaded", f"{summary.loaded_at:%Y-%m-%d %H:%M:%S %Z}"),
+    ):
+        if value is not None:
+            facts.add_row(label, escape(value))
+    print_table(facts)
+    for title, content in (
+        ("Network", settings["config"]),
+        ("Scheduler", settings["scheduler"]),
+        ("Defaults", settings["defaults"]),
+    ):
+        if content:
+            out.print(f"\n[bold]{title}[/bold]")
+            print_table(settings_table(content))
+    out.print("\n[bold]Plan[/bold]")
+    table = Table("step", "operation", "parameters", "channels", "skip stack", box=None, pad_edge=False)
+    table.columns[0].justify = "right"
+    for step, operation, key, pops, pushes, in_channels, out_channels in plan:
+        channels = "" if in_channels is None else f"{in_channels} → {out_channels}"
+        stack = " ".join(word for word, true in (("pops", pops), ("pushes", pushes)) if true)
+        table.add_row(str(step), operation, key or "", channels, stack)
+    print_table(table)
+
+
+@app.command(epilog=examples("sql-diffusion remove ddpm-butterflies-64"))
+def remove(model: Model, dsn: Dsn = "") -> None:
+    """Remove a model from the database."""
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        models.remove_model(connection, model)
+    typer.echo(f"Removed {model}")
+
+
+@app.command(
+    epilog=examples(
+        "sql-diffusion generate --seed 42 --steps 50 -o butterfly.png",
+        "sql-diffusion generate --seed 1 --count 9 --grid -o butterflies.png",
+        "sql-diffusion generate --seed 42 --animate butterfly.gif --scale 4",
+        "sql-diffusion generate --seed 42 --ansi",
+    )
+)
+def generate(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Which model; the bundled one by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", help="The same seed gives the same picture; drawn by lot by default.")
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="How many steps; the model's own default.")
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(metavar="T,T,...", help="The very timesteps, descending: 500,250,125,60.")
+    ] = None,
+    scheduler: Annotated[Scheduler | None, typer.Option(help="The sampler; the model's own by default.")] = None,
+    eta: Annotated[float | None, typer.Option(help="How much noise DDIM adds: 0 none, 1 as much as DDPM.")] = None,
+    backend: Annotated[
+        Backend | None, typer.Option(help="Which extension computes; NumPy's where it is there.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The PNG to write; MODEL-SEED.png by default.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="How many pictures, of seeds that follow each other.")
+    ] = 1,
+    grid: Annotated[bool, typer.Option("--grid", help="Put them side by side into one file.")] = False,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="Enlarge by whole pixels.")] = 1,
+    ansi: Annotated[
+        bool, typer.Option("--ansi", help="Show the pictures in the terminal; write no file unless -o is given.")
+    ] = False,
+    animate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the steps as an animation: .gif, .png, .apng or .webp."),
+    ] = None,
+    dsn: Dsn = "",
+) -> None:
+    """Generate pictures, and say in each PNG how it was made."""
+    from . import pictures
+    from .generate import Settings, ansi_lines, description, draw, model_name, step_count
+
+    pictures.check_output(output, pictures.STILL)
+    pictures.check_output(animate, pictures.MOVING)
+    list_of_timesteps = parse_timesteps(timesteps)
+    first = secrets.randbelow(2**32) if seed is None else seed
+    seeds = range(first, first + count)
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        name = model_name(connection, model)
+        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler and scheduler.value, eta)
+        total = step_count(connection, request)
+        keep = pictures.choose_frames(total) if animate else [total - 1]
+        with step_progress() as progress:
+            task = progress.add_task(f"Generating {name}", total=count * total)
+            drawn = [
+                draw(connection, each, backend and backend.value, request, keep, lambda: progress.advance(task))
+                for each in seeds
+            ]
+        text = description(connection, request, drawn[-1].timesteps)
+        shown = [line for each in drawn for line in ansi_lines(connection, each.samples[-1])] if ansi else []
+
+    if shown:
+        typer.echo("\n".join(shown), color=True)
+    films = [[pictures.to_image(sample, scale) for sample in each.samples] for each in drawn]
+    every = {**text, "seed": ",".join(map(str, seeds))}
+    if output is not None or not (ansi or animate):
+        output = output or Path(f"{name.replace('/', '-')}-{first}.png")
+        if grid or count == 1:
+            pictures.save_png(pictures.make_grid([film[-1] for film in films]), output, every)
+            typer.echo(str(output))
+        else:
+            for each, film in zip(seeds, films, strict=True):
+                numbered = output.with_name(f"{output.stem}-{each}{output.suffix}")
+                pictures.save_png(film[-1], numbered, {**text, "seed": str(each)})
+                typer.echo(str(numbered))
+    if animate is not None:
+        pictures.save_animation([pictures.make_grid(list(frame)) for frame in zip(*films, strict=True)], animate, every)
+        typer.echo(str(animate))
+
+
+@app.command(
+    epilog=examples("sql-diffusion verify butterflies", "sql-diffusion verify butterflies --backend sql --json")
+)
+def verify(
+    model: Model,
+    seed: Annotated[int, typer.Option(help="Of the random input.")] = 0,
+    timestep: Annotated[int, typer.Option(min=0, help="The timestep to run at.")] = 500,
+    backend: Annotated[
+        Backend, typer.Option(help="Which extension computes; NumPy's where it is there.")
+    ] = Backend.auto,
+    dsn: Dsn = "",
+    as_json: Json = False,
+) -> None:
+    """Run a model beside diffusers, layer by layer, and print how far apart they are.
+
+    Needs torch and diffusers here: pip install torch diffusers. Exits with 1 where a layer differs by more
+    than 1e-4 of its largest value.
+    """
+    from .verify import TOLERANCE
+    from .verify import verify as compare_layers
+
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        layers = compare_layers(connection, model, seed, timestep, None if backend is Backend.auto else backend.value)
+    worst = max(layers, key=lambda layer: layer.relative if layer.relative == layer.relative else float("inf"))
+    passed = all(layer.passed for layer in layers)
+    if as_json:
+        print_json([{**layer._asdict(), "relative": layer.relative, "passed": layer.passed} for layer in layers])
+    else:
+        table = Table("step", "operation", "layer", "largest value", "error", "relative", "", box=None, pad_edge=False)
+        for column in (0, 3, 4, 5):
+            table.columns[column].justify = "right"
+        for layer in layers:
+            table.add_row(
+                str(layer.step),
+                layer.operation,
+                layer.key,
+                f"{layer.largest:.4g}",
+                f"{layer.error:.1e}",
+                f"{layer.relative:.1e}",
+                "[green]ok[/green]" if layer.passed else "[red]differs[/red]",
+            )
+        print_table(table)
+        typer.echo(
+            f"{sum(layer.passed for layer in layers)} of {len(layers)} layers within {TOLERANCE:g}; "
+            f"the worst is {worst.key}, {worst.relative:.1e} of its largest value"
+        )
+    if not passed:
+        raise typer.Exit(errors.CHECK_FAILED)
+
+
+@app.command(epilog=examples("sql-diffusion doctor", "sql-diffusion doctor --dsn service=pictures --json"))
+def doctor(dsn: Dsn = "", as_json: Json = False) -> None:
+    """Look at the database and this machine: what is there, what is missing, the command that mends it."""
+    from .doctor import examine
+
+    with database.connect(dsn) as connection:
+        findings = examine(connection)
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        signs = {"ok": "[green]✓[/green]", "optional": "[yellow]○[/yellow]", "missing": "[red]✗[/red]"}
+        table = Table.grid(padding=(0, 2))
+        for finding in findings:
+            mend = f"\n[bold]{escape(finding.mend)}[/bold]" if finding.mend else ""
+            table.add_row(signs[finding.state], finding.check, escape(finding.detail) + mend)
+        print_table(table)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(errors.CHECK_FAILED)
+
+
+def parse_timesteps(text: str | None) -> list[int] | None:
+    """'500,250,125,60' as numbers."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise Problem(
+            f"--timesteps {text} is not a list of numbers", "Write it as 500,250,125,60.", errors.USAGE
+        ) from None
+
+
+def byte_progress() -> Progress:
+    """Bars that count bytes, on the terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def step_progress() -> Progress:
+    """A bar that counts steps, on the terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def print_table(table: Table) -> None:
+    """On a terminal as wide as that; into a pipe or file as wide as the table is, so that nothing is cut off."""
+    with out.capture() as capture:
+        out.print(table, soft_wrap=False)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
+
+
+def settings_table(content: dict[str, Any]) -> Table:
+    """A configuration, one setting a line, without diffusers' private ones."""
+    table = Table.grid(padding=(0, 2))
+    for key, value in sorted(content.items()):
+        if not key.startswith("_"):
+            table.add_row(f"  {escape(key)}", escape(json.dumps(value)))
+    return table
+
+
+def print_json(content: Any) -> None:
+    """JSON, times in ISO 8601."""
+    typer.echo(
+        json.dumps(
+            content, indent=2, default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value)
+        )
+    )
+
+
+def megabytes(count: int) -> str:
+    """1,234,567 bytes are 1.2 MB."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def source_text(summary: models.Summary) -> str:
+    """Where a model came from."""
+    return "comes with the extension" if summary.bundled else summary.source or ""
+
+
+def main() -> None:
+    """Runs the command. What goes wrong becomes a sentence and an exit code, never a traceback."""
+    try:
+        app(prog_name="sql-diffusion")
+    except Problem as problem:
+        complain(problem)
+    except psycopg.Error as error:
+        complain(database.explain(error))
+    except Exception as error:
+        if os.environ.get("SQL_DIFFUSION_TRACEBACK"):
+            raise
+        complain(
+            Problem(
+                f"{type(error).__name__}: {error}",
+                "This is a defect of sql-diffusion. Please report it with what SQL_DIFFUSION_TRACEBACK=1 prints.",
+                70,
+            )
+        )
+
+
+def complain(problem: Problem) -> None:
+    """Prints the sentence and the next step, and ends the command."""
+    err.print(f"sql-diffusion: {problem.message}", markup=False)
+    if problem.hint:
+        err.print(f"  {problem.hint}", markup=False)
+    sys.exit(problem.exit_code)

@@ -1,0 +1,102 @@
+"""The connection: found as psql finds it, and what the server says turned into sentences."""
+
+import getpass
+import sys
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from . import arrays
+from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def connect(dsn: str) -> Connection:
+    """A connection in autocommit mode. What the DSN leaves out comes from PGHOST and its kin, PGSERVICE, ~/.pgpass."""
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, fallback_application_name="sql-diffusion")
+    except psycopg.OperationalError as error:
+        if not (error.pgconn and error.pgconn.needs_password and sys.stdin.isatty()):
+            raise unreachable(error) from error
+        connection = connect_with_password(dsn)
+    except psycopg.ProgrammingError as error:
+        raise Problem(
+            f"the DSN cannot be read: {str(error).strip()}",
+            "Write it as 'host=... dbname=...' or as postgresql://user@host/database.",
+            DATABASE,
+        ) from error
+    arrays.register(connection)
+    return connection
+
+
+def connect_with_password(dsn: str) -> Connection:
+    """Asks for the password when the server wants one and nothing supplied it, as psql does."""
+    try:
+        return psycopg.connect(
+            dsn, autocommit=True, fallback_application_name="sql-diffusion", password=getpass.getpass("Password: ")
+        )
+    except psycopg.OperationalError as error:
+        raise unreachable(error) from error
+
+
+def unreachable(error: psycopg.OperationalError) -> Problem:
+    """No connection was made."""
+    reason = " ".join(str(error).removeprefix("connection failed: ").removeprefix("connection is bad: ").split())
+    return Problem(
+        f"no connection to PostgreSQL: {reason}",
+        "Say where it is with --dsn 'host=... dbname=... user=...', or with PGHOST, PGDATABASE and PGUSER as for psql.",
+        DATABASE,
+    )
+
+
+def explain(error: psycopg.Error) -> Problem:
+    """What the server refused, in its own words, with the next step where it is known."""
+    message = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+    if error.sqlstate == "42704":  # unknown model
+        return Problem(message, error.diag.message_hint or "See what is loaded: sql-diffusion list", MODEL)
+    if error.sqlstate == "22023":  # a setting out of its range
+        return Problem(message, error.diag.message_hint, USAGE)
+    if error.sqlstate == "0A000":  # a setting that is not run
+        return Problem(message, error.diag.message_hint or "doc/reference.md says which settings run.", CHECKPOINT)
+    if error.sqlstate == "42501":  # not allowed
+        hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion: it owns the models."
+        return Problem(message, error.diag.message_hint or hint, DATABASE)
+    if error.sqlstate in ("42883", "42P01", "42703"):  # a function, table or column that is not there
+        hint = "The extension seems to be older than this command: ALTER EXTENSION sql_diffusion UPDATE"
+        return Problem(message, hint, DATABASE)
+    if error.sqlstate == "57014":  # statement_timeout, or cancelled from elsewhere
+        return Problem(message, "Nothing was changed. Run it again, with a longer statement_timeout.", DATABASE)
+    if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+        return Problem(
+            f"the connection was lost: {message}", "Nothing was changed. Run the same command again.", DATABASE
+        )
+    return Problem(message, error.diag.message_hint or error.diag.message_detail, DATABASE)
+
+
+def extension_schema(connection: Connection) -> str:
+    """The schema that the verbs are in. Raises a Problem where the extension is not in this database."""
+    row = connection.execute(
+        "select n.nspname from pg_catalog.pg_extension e "
+        "join pg_catalog.pg_namespace n on n.oid = e.extnamespace where e.extname = 'sql_diffusion'"
+    ).fetchone()
+    if row is None:
+        raise Problem(
+            f"the extension sql_diffusion is not in database {connection.info.dbname}",
+            f'psql --dbname="{connection.info.dbname}" --command="CREATE EXTENSION sql_diffusion"   '
+            "(sql-diffusion doctor says what else is missing)",
+            DATABASE,
+        )
+    return str(row[0])
+
+
+def backend_schema(connection: Connection, backend: str | None) -> str:
+    """The schema of the layers that the extension chooses for a backend: of its own, or of the NumPy extension."""
+    row: Any = connection.execute("select sql_diffusion.choose_backend(%s)", [backend]).fetchone()
+    return {"sql": "sql_diffusion", "numpy": "sql_diffusion_numpy"}[row[0]]
+
+
+def function(schema: str, name: str) -> sql.Identifier:
+    """A function's name, quoted."""
+    return sql.Identifier(schema, name)

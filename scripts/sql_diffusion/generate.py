@@ -1,0 +1,126 @@
+"""Generates pictures step by step, as ddpm_steps gives them."""
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from psycopg import sql
+
+from . import __version__
+from .database import Connection, backend_schema, extension_schema, function
+from .errors import MODEL, Problem
+from .tensors import Float32Array
+
+
+class Step(NamedTuple):
+    """One step of the sampler, done."""
+
+    step: int
+    timestep: int
+    sample: Float32Array  # (channels, height, width), -1..1 when it is finished
+
+
+class Drawn(NamedTuple):
+    """One picture, and how it came about."""
+
+    timesteps: list[int]  # all that were visited
+    samples: list[Float32Array]  # of the steps that were to be kept
+
+
+class Settings(NamedTuple):
+    """What ddpm_steps takes besides the seed; None leaves it to the model."""
+
+    model: str
+    num_inference_steps: int | None = None
+    timesteps: list[int] | None = None
+    scheduler: str | None = None
+    eta: float | None = None
+
+
+def model_name(connection: Connection, model: str | None) -> str:
+    """The model that is meant where none is named: the setting sql_diffusion.model, else the bundled one."""
+    row: Any = connection.execute("select coalesce(%s, sql_diffusion.default_model())", [model]).fetchone()
+    if row[0] is None:
+        raise Problem("no model was named and none is bundled", "Give --model NAME: sql-diffusion list", MODEL)
+    return str(row[0])
+
+
+def step_count(connection: Connection, request: Settings) -> int:
+    """How many steps a picture takes. The server refuses settings that cannot be, before anything is generated."""
+    query = sql.SQL("select count(*) from sql_diffusion.generation_schedule({})").format(arguments(request))
+    row: Any = connection.execute(query).fetchone()
+    return int(row[0])
+
+
+def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Generator[Step]:
+    """The steps of one picture, each as soon as the server has done it; the last one's sample is the picture."""
+    # In the select list the function's rows come one by one; in FROM the server would gather them all first. For the
+    # same reason the backend's own function is called, and not the verb that chooses between the two.
+    query = sql.SQL(
+        "select (s.row).step, (s.row).timestep, (s.row).sample "
+        "from (select {function}(seed => {seed}, {rest}) as row) s"
+    ).format(
+        function=function(backend_schema(connection, backend), "ddpm_steps"),
+        seed=sql.Literal(seed),
+        rest=arguments(request),
+    )
+    with connection.transaction(), connection.cursor("steps") as cursor:
+        cursor.itersize = 1
+        cursor.execute(query, binary=True)
+        for row in cursor:
+            yield Step(*row)
+
+
+def draw(
+    connection: Connection,
+    seed: int,
+    backend: str | None,
+    request: Settings,
+    keep: list[int],
+    advance: Callable[[], None],
+) -> Drawn:
+    """Draws one picture; of its steps, numbered from 0, those to keep are kept. advance is told of each."""
+    drawn = Drawn([], [])
+    for number, step in enumerate(steps(connection, seed, backend, request)):
+        drawn.timesteps.append(step.timestep)
+        if number in keep:
+            drawn.samples.append(step.sample)
+        advance()
+    return drawn
+
+
+def description(connection: Connection, request: Settings, timesteps: list[int]) -> dict[str, str]:
+    """What made the picture, besides its seed: enough to make it again after the model's defaults have changed."""
+    row: Any = connection.execute(
+        "select sql_diffusion.scheduler_name(coalesce(%s, m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')), "
+        "m.sha256 from sql_diffusion.models m where m.name = %s",
+        [request.scheduler, request.model],
+    ).fetchone()
+    scheduler, sha256 = row
+    text = {
+        "Software": f"sql_diffusion {__version__}",
+        "model": request.model,
+        "sha256": sha256,
+        "scheduler": scheduler,
+        "num_inference_steps": str(len(timesteps)),
+        "timesteps": ",".join(map(str, timesteps)),
+        "eta": None if request.eta is None else f"{request.eta:g}",
+    }
+    return {key: value for key, value in text.items() if value is not None}
+
+
+def arguments(request: Settings) -> sql.Composed:
+    """model => 'butterflies', num_inference_steps => 50: what was given, by name."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Literal(value))
+        for key, value in request._asdict().items()
+        if value is not None
+    )
+
+
+def ansi_lines(connection: Connection, sample: Float32Array, scale: int = 1) -> list[str]:
+    """The picture in the colours of the terminal, by the extension's own image_ansi."""
+    query: Any = sql.SQL("select {}(image => %b, scale => %s)").format(
+        function(extension_schema(connection), "image_ansi")
+    )
+    image = (sample / 2 + 0.5).clip(0, 1)  # (channels, height, width), 0..1
+    return [row[0] for row in connection.execute(query, [image, scale]).fetchall()]

@@ -1,0 +1,220 @@
+"""Writes, lists and removes models: everything that touches the tables of the extension."""
+
+from collections.abc import Callable
+from datetime import datetime
+from math import prod
+from typing import Any, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
+from .checkpoint import Checkpoint, ExpectedModule, Module
+from .database import Connection
+from .errors import MODEL, Problem
+from .tensors import read_tensor
+
+COMPONENT = "unet"
+
+
+class Summary(NamedTuple):
+    """One model, as `list` and `show` print it."""
+
+    name: str
+    pipeline: str
+    parameters: int
+    bytes: int
+    source: str | None
+    revision: str | None
+    sha256: str | None
+    loaded_at: datetime
+    bundled: bool
+
+
+SUMMARIES = """
+select m.name, m.pipeline, c.config, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
+from sql_diffusion.models m
+left join sql_diffusion.components c on c.model = m.name and c.component = 'unet'
+left join lateral (
+  -- the size of what is stored out of line is known without reading it
+  select sum(pg_catalog.pg_column_size(p.weight) + coalesce(pg_catalog.pg_column_size(p.bias), 0))::bigint as bytes
+  from sql_diffusion.parameters p
+  where p.model = m.name
+) p on true
+"""
+
+
+def list_models(connection: Connection) -> list[Summary]:
+    """Every model, by name."""
+    return [summary(connection, row) for row in connection.execute(SUMMARIES + "order by m.name").fetchall()]
+
+
+def find_model(connection: Connection, name: str) -> Summary:
+    """One model. Raises a Problem where there is none of that name."""
+    row = connection.execute(SUMMARIES + "where m.name = %s", [name]).fetchone()
+    if row is None:
+        raise unknown(connection, name)
+    return summary(connection, row)
+
+
+def summary(connection: Connection, row: tuple[Any, ...]) -> Summary:
+    """A row of SUMMARIES, its config turned into the number of parameters that such a network has."""
+    name, pipeline, config, stored, *rest = row
+    shapes = [] if config is None else expected_modules(connection, config)
+    count = sum(prod(weight_shape) + prod(bias_shape or [0]) for _, weight_shape, bias_shape in shapes)
+    return Summary(name, pipeline, count, stored or 0, *rest)
+
+
+def unknown(connection: Connection, name: str) -> Problem:
+    """There is no model of that name; what there is."""
+    names = [
+        row[0] for row in connection.execute("select m.name from sql_diffusion.models m order by m.name").fetchall()
+    ]
+    have = f"There are: {', '.join(names)}." if names else "There is none yet: sql-diffusion load REPOSITORY"
+    return Problem(f"there is no model {name}", have, MODEL)
+
+
+def settings(connection: Connection, name: str) -> dict[str, Any]:
+    """A model's configurations: of its network and scheduler, and its defaults."""
+    row = connection.execute(
+        "select c.config, m.scheduler, m.defaults from sql_diffusion.models m "
+        "join sql_diffusion.components c on c.model = m.name and c.component = %s where m.name = %s",
+        [COMPONENT, name],
+    ).fetchone()
+    if row is None:
+        raise unknown(connection, name)
+    return dict(zip(("config", "scheduler", "defaults"), row, strict=True))
+
+
+def plan(connection: Connection, name: str) -> list[tuple[Any, ...]]:
+    """The steps of its network: step, operation, key, pops, pushes, in_channels, out_channels."""
+    return connection.execute(
+        "select p.step, p.operation, p.key, p.pops, p.pushes, p.in_channels, p.out_channels "
+        "from sql_diffusion.unet_plan(%s) p order by p.step",
+        [name],
+    ).fetchall()
+
+
+def remove_model(connection: Connection, name: str) -> None:
+    """Removes a model that was loaded; the bundled one goes with the extension."""
+    with connection.transaction():
+        delete(connection, name, must_exist=True)
+
+
+def delete(connection: Connection, name: str, must_exist: bool) -> None:
+    """Deletes a model inside the transaction that is under way."""
+    row = connection.execute("select m.bundled from sql_diffusion.models m where m.name = %s", [name]).fetchone()
+    if row is None:
+        if must_exist:
+            raise unknown(connection, name)
+    elif row[0]:
+        raise bundled(name)
+    else:
+        connection.execute("delete from sql_diffusion.models where name = %s", [name])
+
+
+def bundled(name: str) -> Problem:
+    """The model is the extension's own."""
+    return Problem(
+        f"{name} comes with the extension and is neither removed nor replaced",
+        "Load yours under another name: sql-diffusion load ... --name NAME",
+        MODEL,
+    )
+
+
+def check_name(connection: Connection, name: str, replace: bool) -> None:
+    """Says before anything is downloaded whether the name can be had."""
+    row = connection.execute("select m.bundled from sql_diffusion.models m where m.name = %s", [name]).fetchone()
+    if row is None:
+        return
+    if row[0]:
+        raise bundled(name)
+    if not replace:
+        raise Problem(
+            f"a model {name} is there already",
+            f"Replace it with --replace, give another --name, or: sql-diffusion remove {name}",
+            MODEL,
+        )
+
+
+def expected_modules(connection: Connection, config: dict[str, Any]) -> list[ExpectedModule]:
+    """The modules of such a network: key, shape of the weight, shape of the bias or None."""
+    return connection.execute(
+        "select p.key, p.weight_shape, p.bias_shape from sql_diffusion.unet_parameters(%s) p", [Jsonb(config)]
+    ).fetchall()
+
+
+def check_configuration(connection: Connection, checkpoint: Checkpoint) -> list[ExpectedModule]:
+    """The modules that its network has to have. The server refuses settings that it cannot run, and names them."""
+    connection.execute(
+        "select sql_diffusion.check_component(%s, %s), sql_diffusion.check_scheduler(%s)",
+        [COMPONENT, Jsonb(checkpoint.config), Jsonb(checkpoint.scheduler)],
+    )
+    return expected_modules(connection, checkpoint.config)
+
+
+def write_model(
+    connection: Connection,
+    name: str,
+    checkpoint: Checkpoint,
+    modules: list[Module],
+    sha256: Callable[[], str],
+    replace: bool,
+    advance: Callable[[int], None],
+) -> str:
+    """Writes a model in one transaction, so that readers see all of it or nothing.
+
+    sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
+    advance is told the bytes read.
+    """
+    with connection.transaction():
+        # Two loads of one name take turns; the loser is told that the name is taken, or replaces what the winner wrote.
+        connection.execute(
+            "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('sql_diffusion ' || %s, 0))", [name]
+        )
+        check_name(connection, name, replace)
+        if replace:
+            delete(connection, name, must_exist=False)
+        connection.execute(
+            "insert into sql_diffusion.models (name, pipeline, scheduler, defaults, source, revision) "
+            "values (%s, %s, %s, %s, %s, %s)",
+            [
+                name,
+                checkpoint.pipeline,
+                Jsonb(checkpoint.scheduler),
+                Jsonb(checkpoint.defaults),
+                checkpoint.source.label,
+                checkpoint.source.revision,
+            ],
+        )
+        connection.execute(
+            "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
+            [name, COMPONENT, Jsonb(checkpoint.config)],
+        )
+        copy_modules(connection, name, modules, advance)
+        connection.execute("select sql_diffusion.check_model(%s)", [name])
+        digest = sha256()
+        connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [digest, name])
+    return digest
+
+
+def copy_modules(connection: Connection, name: str, modules: list[Module], advance: Callable[[int], None]) -> None:
+    """Copies the modules into the table of parameters, one tensor in memory at a time."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "copy sql_diffusion.parameters (model, component, key, weight, bias) from stdin (format binary)"
+        ) as copy,
+    ):
+        copy.write(COPY_SIGNATURE)
+        for module in modules:
+            weight = read_tensor(module.weight).reshape(module.weight_shape)
+            bias = None if module.bias is None else read_tensor(module.bias)
+            for piece in encode_row(name, COMPONENT, module.key, weight, bias):
+                copy.write(piece)
+            advance(module_bytes(module))
+        copy.write(COPY_TRAILER)
+
+
+def module_bytes(module: Module) -> int:
+    """What a module takes in the file."""
+    return module.weight.nbytes + (module.bias.nbytes if module.bias else 0)

@@ -1,0 +1,112 @@
+"""Reads safetensors files one tensor at a time, as float32 arrays, so that memory stays near the largest tensor.
+
+The safetensors library opens the file and checks its header: lengths, offsets, overlaps, element counts. The tensors
+are then read at the offsets that the header names, and not through the library's memory map, whose pages would stay
+resident until the whole model is.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from .errors import Problem, enumerate_some
+
+Float32Array = NDArray[np.float32]
+
+# What is read, and how it lies in the file (little endian, as the format says).
+STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies in a file; nothing of it has been read yet."""
+
+    file: Path
+    name: str
+    dtype: str  # F32, F16 or BF16
+    shape: tuple[int, ...]
+    offset: int  # of its first byte in the file
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of the file it takes."""
+        return self.size * STORAGE[self.dtype].itemsize
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises a Problem for a file that is damaged or of another kind."""
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+        with file.open("rb") as stream:
+            (header_length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(header_length), object_pairs_hook=no_name_twice)
+    except FileNotFoundError:
+        raise Problem(f"{file} does not exist", "Check the path.") from None
+    except OSError as error:
+        raise Problem(
+            f"{file} cannot be read: {error.strerror or error}", "Check the path and its permissions."
+        ) from error
+    except (SafetensorError, ValueError, struct.error, RecursionError) as error:
+        raise Problem(
+            f"{file} is not a whole safetensors file: {str(error).removeprefix('Error while deserializing header: ')}",
+            "It may have been cut short while it was copied or downloaded: fetch it again and compare its SHA-256.",
+        ) from error
+
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE]
+    if odd:
+        raise Problem(
+            f"{file} holds tensors of types that are not read: {enumerate_some(odd)}",
+            "float32, float16 and bfloat16 are. Convert it in diffusers: "
+            "pipeline.to(torch.float32).save_pretrained(folder), then load the folder.",
+        )
+    return {
+        name: Tensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + header_length + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
+
+
+def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two entries of one name the library may have checked the other."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("its header holds a name twice")
+    return dict(pairs)
+
+
+def read_tensor(tensor: Tensor) -> Float32Array:
+    """Its values as float32, in its shape. Raises a Problem where a value is NaN or infinite."""
+    stored = np.fromfile(tensor.file, STORAGE[tensor.dtype], count=tensor.size, offset=tensor.offset)
+    if stored.size != tensor.size:
+        raise Problem(f"{tensor.file} became shorter while it was read", "Load it again when nothing writes to it.")
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        values = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = stored.astype(np.float32, copy=False)
+
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = np.unravel_index(int(finite.argmin()), tensor.shape or (1,))
+        raise Problem(
+            f"{tensor.name} in {tensor.file} holds {finite.size - int(finite.sum())} values that are NaN or infinite, "
+            f"the first at [{', '.join(map(str, first))}]",
+            "Such a network draws nothing. Take another revision or variant of the checkpoint.",
+        )
+    return values.reshape(tensor.shape)
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

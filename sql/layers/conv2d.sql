@@ -1,0 +1,214 @@
+-- 2-D convolution as the multiplication of big numbers (Kronecker substitution); doc/fast-sql.md derives it step by step.
+--
+-- A convolution is a product of polynomials. Write the pixels of one plane, as integers, into one decimal number, 16 digits
+-- apart, and the taps of one kernel into another: their product, one numeric multiplication, done in C, has every sum of
+-- products in a slot of 16 digits of its own. Adding such products over the input channels adds slot by slot. So one
+-- row of work is a pair of channels, not one multiplication of two floats.
+--
+-- Fixed point. For each input channel c let largest[c] be the largest |weight| that reads it. A tap becomes the integer
+-- round(weight / largest[c] * tap_unit), a pixel round(input * largest[c] * pixel_unit): a product then has the same unit
+-- in every channel, and a channel of large values that meets small weights costs the others no precision.
+--
+-- The cap. A slot holds integers of less than 5e15 either way. No sum of products can be larger than
+-- tap_unit * pixel_unit * taps * sum over c of (largest[c] * the largest |input| of c), so the units are chosen to keep that below 4.9e15.
+--
+-- Non-negative digits. A number cannot hold a negative digit: taps get 5500000 added and have 7 digits, pixels 55000000 and 8.
+-- Being linear, both are taken out of the sum of products again: sum (K - z box)(X - Z ones), where box and ones have a 1 in
+-- each slot that K and X use, is sum K X - Z ones sum K - z box (sum X - channels Z ones).
+
+create function sql_diffusion.conv2d_largest(weight real[]) returns double precision[]
+language sql immutable strict parallel safe
+set jit = off
+return (
+  select array_agg((select case when count(tap) < count(*) then 'NaN' else max(abs(tap)) end
+                    from (select unnest(weight[:][channel:channel])::float8 as tap) taps) order by channel)
+  from generate_series(1, array_length(weight, 2)) channel);
+comment on function sql_diffusion.conv2d_largest(real[]) is
+  'The largest |weight| of each input channel of a weight of shape (out, in, ...), shape (in); NaN where one is NULL or NaN.';
+
+create function sql_diffusion.conv2d_tap_unit(taps int) returns double precision
+language sql immutable strict parallel safe
+return least(4499999, sqrt(4.9e15 / taps));
+comment on function sql_diffusion.conv2d_tap_unit(int) is
+  'The integer that stands for the largest weight of a channel, where an output is a sum of so many products (in * height * width of the kernel). '
+  'Half of a slot''s digits go to the taps, half to the pixels; a tap has at most 7.';
+
+create function sql_diffusion.conv2d_kernels(weight real[], largest double precision[], row_stride int)
+returns table (out_channel int, kernels numeric[])
+language sql immutable strict parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select o as out_channel,
+         kernel.numbers || (select sum(number) from (select unnest(kernel.numbers) as number) numbers) as kernels
+  from (select array_length(weight, 2) as channels,
+               coalesce(array_length(weight, 3), 1) as height,
+               coalesce(array_length(weight, 4), 1) as width offset 0) size,
+       lateral (select convert_to(repeat('0', 16 * (row_stride - size.width) + 9), 'SQL_ASCII') as gap,
+                       array_agg(factor) as factors
+                from (select unnest(array_fill(coalesce(sql_diffusion.conv2d_tap_unit(size.channels * size.height * size.width)
+                                                        / nullif(channel.largest, 0), 0), array[size.height * size.width])) as factor
+                      from (select unnest(largest) as largest) channel) factors offset 0) layer,
+       generate_series(1, array_length(weight, 1)) o,
+       lateral (select array_agg((w * factor)::int + 5500000) as integers
+                from (select unnest(weight[o:o]) as w, unnest(layer.factors) as factor) pair offset 0) tap,
+       -- a single tap is its number; of more, those of all input channels are written the last first,
+       -- so that tap (y, x) ends up at the power y * row_stride + x, and cut into channels and rows
+       lateral (select case when size.height * size.width > 1
+                       then convert_to((select array_to_string(array_agg(tap.integers[i]), '000000000')
+                                        from (select generate_series(cardinality(tap.integers), 1, -1) as i) reversed), 'SQL_ASCII')
+                       end as digits offset 0) taps,
+       lateral (select case when size.height * size.width = 1
+                       then tap.integers::numeric[]
+                       else (select array_agg(encode(case size.height
+                                                     when 1 then substring(taps.digits from start for 16 * size.width - 9)
+                                                     else (select string_agg(substring(taps.digits from line for 16 * size.width - 9), layer.gap)
+                                                           from (select generate_series(start, start + 16 * size.width * (size.height - 1), 16 * size.width) as line) lines)
+                                                     end, 'escape')::numeric)
+                             from (select generate_series(16 * size.width * size.height * (size.channels - 1) + 1, 1, -16 * size.width * size.height) as start) starts)
+                       end as numbers offset 0) kernel;
+end;
+comment on function sql_diffusion.conv2d_kernels(real[], double precision[], int) is
+  'The kernels of a weight of shape (out, in, height, width) or (out, in) as big numbers, one row an output channel: one number for each input channel, '
+  'its rows row_stride slots apart, and their sum as the last. largest is conv2d_largest(weight).';
+
+create function sql_diffusion.conv2d_row_stride(width int, kernel_width int, padding int) returns int
+language sql immutable strict parallel safe
+return greatest(width + padding, kernel_width);
+comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
+  'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
+
+create function sql_diffusion.conv2d_operands(
+  input real[], height int, width int, largest double precision[], kernel_height int, kernel_width int, stride int, padding int, name text,
+  out planes numeric[], out rest numeric, out unit double precision, out slots int[]
+)
+language sql immutable parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select (image.planes || -55000000 * constant.ones,
+          constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
+                                                    - 55000000::numeric * size.channels * constant.ones),
+          1 / (fixed.unit * size.tap_unit),
+          output.slots)
+  from (select array_length(input, 1) as channels,
+               height,
+               width,
+               sql_diffusion.conv2d_row_stride(width, kernel_width, padding) as row_stride,
+               sql_diffusion.conv2d_tap_unit(array_length(input, 1) * kernel_height * kernel_width) as tap_unit offset 0) size,
+       lateral (select case when not max(channel.size) < 'infinity'
+                       then sql_diffusion.fail(name || ' holds NaN or infinite values')::int
+                       else coalesce(least(44999999 / nullif(max(channel.size), 0),
+                                           4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
+                       end as unit
+                from (select largest[c] * (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) as size
+                      from generate_series(1, size.channels) c offset 0) channel offset 0) fixed,
+       lateral (select array_agg((case
+                                  when octet_length(flat.digits) <> 16 * size.height * size.width - 8
+                                  then sql_diffusion.fail(name || ' holds null elements')::text
+                                  when size.row_stride = size.width
+                                  then encode(flat.digits, 'escape')
+                                  else (select encode(string_agg(substring(flat.digits from line for 16 * size.width - 8), gap.zeros), 'escape')
+                                        from (select generate_series(1, 16 * size.width * size.height, 16 * size.width) as line) lines)
+                                  end)::numeric order by c) as planes
+                from (select convert_to(repeat('0', 16 * (size.row_stride - size.width) + 8), 'SQL_ASCII') as zeros offset 0) gap,
+                     generate_series(1, size.channels) c,
+                     lateral (select largest[c] * fixed.unit as factor offset 0) channel,
+                     lateral (select convert_to(array_to_string(array_agg((pixel * channel.factor)::int + 55000000), '00000000'), 'SQL_ASCII') as digits
+                              from (select unnest(input[c:c]) as pixel) pixels offset 0) flat) image,
+       lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
+                            16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
+                       left(repeat(repeat('0000000000000001', kernel_width) || repeat('0', 16 * (size.row_stride - kernel_width)), kernel_height),
+                            16 * ((kernel_height - 1) * size.row_stride + kernel_width))::numeric as box,
+                       -- in every slot of the product 5e15, so that what is read from it is never negative
+                       ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
+                offset 0) constant,
+       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + y) * size.row_stride + kernel_width - 1 - padding + x) order by y, x) as slots
+                from generate_series(0, size.height + 2 * padding - kernel_height, stride) y,
+                     generate_series(0, size.width + 2 * padding - kernel_width, stride) x) output);
+comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], int, int, int, int, text) is
+  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
+  'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '
+  'of the sum each output pixel begins, row by row. The name opens the message where the input is not finite.';
+
+create function sql_diffusion.conv2d_plane(
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
+) returns setof real[]
+language sql immutable parallel safe rows 1
+begin atomic
+  select plane.pixels
+  from (select sum(kernel * plane) as number
+        from (select unnest(kernels) as kernel, unnest(planes) as plane) pair offset 0) total,
+       lateral (select convert_to((total.number + rest)::text, 'SQL_ASCII') as digits,
+                       -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
+                       coalesce(bias, 0) + 1e-29 as shift offset 0) product,
+       lateral (select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * unit + product.shift - 1e-29)::real) as pixels
+                from (select unnest(slots) as slot) slot offset 0) plane;
+end;
+comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real) is
+  'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
+
+create function sql_diffusion.conv2d_core(
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
+) returns real[]
+language sql immutable parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select array_agg(plane order by kernel.out_channel)
+  from (select coalesce(array_length(weight, 3), 1) as kernel_height,
+               coalesce(array_length(weight, 4), 1) as kernel_width,
+               sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
+       sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
+       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
+       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
+comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text) is
+  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+
+create function sql_diffusion.conv2d(
+  input real[],
+  weight real[],
+  bias real[] default null,
+  stride int default 1,
+  padding int default 0
+) returns real[]
+language sql immutable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_tensor(input, 'conv2d: input', 'channels, height, width'),
+         sql_diffusion.check_tensor(weight, 'conv2d: weight', 'out, in, height, width'),
+         case when bias is not null then sql_diffusion.check_tensor(bias, 'conv2d: bias', 'out') end,
+         case when stride is null or stride < 1 then
+           sql_diffusion.fail(format('conv2d: stride is %s, expected at least 1', coalesce(stride::text, 'null')))
+         end,
+         case when padding is null or padding < 0 then
+           sql_diffusion.fail(format('conv2d: padding is %s, expected at least 0', coalesce(padding::text, 'null')))
+         end;
+  select case when array_length(input, 1) <> array_length(weight, 2) then
+           sql_diffusion.fail(format('conv2d: input has %s channels, expected %s, as weight of shape %s takes',
+                                     array_length(input, 1), array_length(weight, 2), sql_diffusion.shape(weight)))
+         end,
+         case when array_length(bias, 1) <> array_length(weight, 1) then
+           sql_diffusion.fail(format('conv2d: bias has %s elements, expected one for each of the %s output channels of weight',
+                                     array_length(bias, 1), array_length(weight, 1)))
+         end,
+         case when array_length(input, 2) + 2 * padding < array_length(weight, 3) or array_length(input, 3) + 2 * padding < array_length(weight, 4) then
+           sql_diffusion.fail(format('conv2d: input of shape %s with padding %s is smaller than the kernel of weight of shape %s',
+                                     sql_diffusion.shape(input), padding, sql_diffusion.shape(weight)))
+         end,
+         sql_diffusion.check_values(input, 'conv2d: input'),
+         sql_diffusion.check_values(weight, 'conv2d: weight'),
+         sql_diffusion.check_values(bias, 'conv2d: bias');
+  -- the method takes a padding smaller than the kernel; more is added beforehand
+  select sql_diffusion.with_shape(array_agg(element), array[array_length(weight, 1),
+                                                            (array_length(input, 2) + 2 * padding - array_length(weight, 3)) / stride + 1,
+                                                            (array_length(input, 3) + 2 * padding - array_length(weight, 4)) / stride + 1])
+  from (select unnest(sql_diffusion.conv2d_core(
+                        case when ready.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end,
+                        array_length(input, 2) + 2 * (conv2d.padding - ready.inside), array_length(input, 3) + 2 * (conv2d.padding - ready.inside),
+                        weight, bias, stride, ready.inside, 'conv2d: input')) as element
+        from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) ready) elements;
+end;
+comment on function sql_diffusion.conv2d(real[], real[], real[], int, int) is
+  '2-D convolution (cross-correlation, as torch.nn.functional.conv2d): input (in, height, width), weight (out, in, kernel height, kernel width), bias (out) or NULL '
+  'for none; the output is (out, (height + 2 padding - kernel height) / stride + 1, likewise the width). Exact to about 1e-6 of the largest value.';

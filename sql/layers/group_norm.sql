@@ -1,0 +1,57 @@
+create function sql_diffusion.group_norm_core(
+  input real[], num_groups int, weight real[], bias real[], eps double precision, with_silu boolean
+) returns real[]
+language sql immutable parallel safe
+set jit = off
+return (
+  select array_agg(plane.elements order by channel)
+  from generate_series(1, array_length(input, 1), array_length(input, 1) / num_groups) first,
+       lateral (select avg(element) as mean, var_pop(element) as variance
+                from (select unnest(input[first : first + array_length(input, 1) / num_groups - 1])::float8 as element) elements) statistics,
+       generate_series(first, first + array_length(input, 1) / num_groups - 1) channel,
+       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as scale offset 0) affine,
+       lateral (select coalesce(bias[channel], 0) - statistics.mean * affine.scale as shift offset 0) offsets,
+       -- tanh cannot overflow, as the exp of a sigmoid would: x / (1 + exp(-x)) is x/2 (1 + tanh(x/2))
+       lateral (select array_agg((case when with_silu then y / 2 * (1 + tanh(y / 2)) else y end)::real) as elements
+                from (select unnest(input[channel:channel]) * affine.scale + offsets.shift as y offset 0) normalized offset 0) plane);
+comment on function sql_diffusion.group_norm_core(real[], int, real[], real[], double precision, boolean) is
+  'group_norm without its checks and, with_silu, followed by silu: one pass over the elements for the two. The output is (channels, elements of a channel).';
+
+create function sql_diffusion.group_norm(
+  input real[],
+  num_groups int,
+  weight real[] default null,
+  bias real[] default null,
+  eps double precision default 1e-5
+) returns real[]
+language sql immutable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_tensor(input, 'group_norm: input'),
+         case when weight is not null then sql_diffusion.check_tensor(weight, 'group_norm: weight', 'channels') end,
+         case when bias is not null then sql_diffusion.check_tensor(bias, 'group_norm: bias', 'channels') end,
+         case when num_groups is null or num_groups < 1 or array_length(input, 1) % num_groups <> 0 then
+           sql_diffusion.fail(format('group_norm: num_groups is %s, expected a divisor of the %s channels of input',
+                                     coalesce(num_groups::text, 'null'), array_length(input, 1)))
+         end,
+         case when array_length(weight, 1) <> array_length(input, 1) then
+           sql_diffusion.fail(format('group_norm: weight has %s elements, expected one for each of the %s channels of input',
+                                     array_length(weight, 1), array_length(input, 1)))
+         end,
+         case when array_length(bias, 1) <> array_length(input, 1) then
+           sql_diffusion.fail(format('group_norm: bias has %s elements, expected one for each of the %s channels of input',
+                                     array_length(bias, 1), array_length(input, 1)))
+         end,
+         case when eps is null or not (eps >= 0 and eps < 'infinity') then
+           sql_diffusion.fail(format('group_norm: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
+         end;
+  select sql_diffusion.check_values(input, 'group_norm: input'),
+         sql_diffusion.check_values(weight, 'group_norm: weight'),
+         sql_diffusion.check_values(bias, 'group_norm: bias');
+  select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
+  from (select unnest(sql_diffusion.group_norm_core(input, num_groups, weight, bias, eps, false)) as element) elements;
+end;
+comment on function sql_diffusion.group_norm(real[], int, real[], real[], double precision) is
+  'Group normalization (Wu and He 2018, equations 1, 2 and 7): the channels of the input, shape (channels, ...), fall into num_groups groups of neighbours; each group '
+  'is brought to mean 0 and population variance 1, eps being added to the variance; then each channel is multiplied by its weight and its bias is added. '
+  'torch.nn.functional.group_norm; without weight 1, without bias 0.';

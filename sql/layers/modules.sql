@@ -1,0 +1,183 @@
+-- Layers with their parameters: what torch.nn.Conv2d, Linear and GroupNorm are to their functions. The parameters are the row
+-- of sql_diffusion.parameters with the module's key.
+
+create function sql_diffusion.check_parameter(model text, component text, key text, name text) returns boolean
+language sql stable parallel safe
+return
+  case when exists (select from sql_diffusion.parameters p
+                    where p.model = check_parameter.model and p.component = check_parameter.component and p.key = check_parameter.key)
+  then true
+  else sql_diffusion.fail(format('%s: model %s has no parameter %s of component %s', name, coalesce(quote_ident(model), 'null'), coalesce(key, 'null'), coalesce(component, 'null')),
+                          errcode => case when exists (select from sql_diffusion.models m where m.name = check_parameter.model) then '55000' else '42704' end)
+  end;
+comment on function sql_diffusion.check_parameter(text, text, text, text) is
+  'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
+
+create function sql_diffusion.conv2d_packed(
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
+) returns table (out_channel int, plane real[])
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select k.out_channel, plane
+  from sql_diffusion.packed_kernels k,
+       sql_diffusion.conv2d_plane(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) plane
+  where k.layer = conv2d_packed.layer;
+end;
+comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], int) is
+  'The output channels, each of shape (height * width), of a packed layer, of what conv2d_operands returns.';
+
+-- The same with parallel workers, where the server allows them. A query over a table, in a function that returns a set, can have
+-- workers; they run parallel safe functions, but not correlated subqueries; so one output channel is a function here, and the planner is told
+-- that it is dear. Of the scans of a table only that of a bitmap gives the pages of one module out to several processes.
+create function sql_diffusion.conv2d_plane_in_worker(
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
+) returns real[]
+language sql immutable parallel safe cost 100000
+return (select plane from sql_diffusion.conv2d_plane(kernels, planes, rest, unit, slots, bias) plane);
+comment on function sql_diffusion.conv2d_plane_in_worker(numeric[], numeric[], numeric, double precision, int[], real) is
+  'conv2d_plane as a function that returns one value, which a parallel worker can run.';
+
+create function sql_diffusion.conv2d_packed_parallel(
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
+) returns table (out_channel int, plane real[])
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+set enable_indexscan = off
+set enable_seqscan = off
+begin atomic
+  select k.out_channel, sql_diffusion.conv2d_plane_in_worker(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) as plane
+  from sql_diffusion.packed_kernels k
+  where k.layer = conv2d_packed_parallel.layer;
+end;
+comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, double precision, int[], real[], int) is
+  'conv2d_packed, by several processes where the server allows it.';
+
+create function sql_diffusion.conv2d_module_planes(
+  input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null
+) returns real[]
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, 1) <> array_length(p.weight, 2) then
+           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
+                                     array_length(input, 1), array_length(p.weight, 2), key, sql_diffusion.shape(p.weight)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
+  select case
+         when layer.packed is not null
+         then (select array_agg(channel.plane order by channel.out_channel)
+               from sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding,
+                                                  name || ': the input of ' || key) operand,
+                    -- starting a worker takes some milliseconds, a product some nanoseconds a slot
+                    lateral (select c.out_channel, c.plane
+                             from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
+                             where layer.pairs * cardinality(operand.slots) > 1000000
+                             union all
+                             select c.out_channel, c.plane
+                             from sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
+                             where layer.pairs * cardinality(operand.slots) <= 1000000) channel)
+         else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key)
+         end
+  from (select p.weight,
+               array_length(p.weight, 1)::bigint * array_length(p.weight, 2) as pairs,
+               coalesce(array_length(p.weight, 3), 1) as kernel_height,
+               coalesce(array_length(p.weight, 4), 1) as kernel_width,
+               case when extra_bias is null then p.bias
+                    when p.bias is null then extra_bias
+                    else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
+               end as bias,
+               l.id as packed,
+               l.largest
+        from sql_diffusion.parameters p
+             left join sql_diffusion.packed_layers l
+             on l.model = p.model and l.component = p.component and l.key = p.key
+                and l.row_stride = sql_diffusion.conv2d_row_stride(conv2d_module_planes.width, coalesce(array_length(p.weight, 4), 1), padding)
+        where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key
+        offset 0) layer;
+end;
+comment on function sql_diffusion.conv2d_module_planes(real[], int, int, text, text, text, int, int, text, real[]) is
+  'conv2d of (channels, height, width) to (channels, height * width) with the parameters of the module with this key, packed if they are; the input may be (channels, height * width) too. '
+  'extra_bias, shape (out), is added to the module''s own. A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. '
+  'The padding is smaller than the kernel. The name opens error messages.';
+
+create function sql_diffusion.conv2d_module(
+  input real[], model text, component text, key text, stride int, padding int, name text
+) returns real[]
+language sql stable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select sql_diffusion.with_shape((select array_agg(element)
+                                   from (select unnest(sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),
+                                                                                          model, component, key, stride, padding, name)) as element) elements),
+                                  array[array_length(p.weight, 1),
+                                        (array_length(input, 2) + 2 * padding - array_length(p.weight, 3)) / stride + 1,
+                                        (array_length(input, 3) + 2 * padding - array_length(p.weight, 4)) / stride + 1])
+  from sql_diffusion.parameters p
+  where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
+end;
+comment on function sql_diffusion.conv2d_module(real[], text, text, text, int, int, text) is
+  'conv2d_module_planes of a convolution, with an output of shape (channels, height, width).';
+
+create function sql_diffusion.linear_module(input real[], model text, component text, key text, name text) returns real[]
+language sql stable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, array_ndims(input)) <> array_length(p.weight, 2) then
+           sql_diffusion.fail(format('%s: the input of %s has shape %s, expected a last dimension of %s', name, key,
+                                     sql_diffusion.shape(input), array_length(p.weight, 2)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = linear_module.model and p.component = linear_module.component and p.key = linear_module.key;
+  select sql_diffusion.linear_core(input, p.weight || '{}'::real[], p.bias, name || ': the input of ' || key)
+  from sql_diffusion.parameters p
+  where p.model = linear_module.model and p.component = linear_module.component and p.key = linear_module.key;
+end;
+comment on function sql_diffusion.linear_module(real[], text, text, text, text) is
+  'linear with the parameters of the module with this key. The name opens error messages.';
+
+create function sql_diffusion.group_norm_module_planes(
+  input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null
+) returns real[]
+language sql stable parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_parameter(model, component, key, name);
+  select case when array_length(input, 1) <> array_length(p.weight, 1) then
+           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name,
+                                     array_length(input, 1), array_length(p.weight, 1), key))
+         end,
+         case when num_groups is null or num_groups < 1 or array_length(input, 1) % num_groups <> 0 then
+           sql_diffusion.fail(format('%s: num_groups is %s, expected a divisor of the %s channels of input', name,
+                                     coalesce(num_groups::text, 'null'), array_length(input, 1)))
+         end
+  from sql_diffusion.parameters p
+  where p.model = group_norm_module_planes.model and p.component = group_norm_module_planes.component and p.key = group_norm_module_planes.key;
+  select sql_diffusion.group_norm_core(input, num_groups, affine.weight, affine.bias, eps, with_silu)
+  from sql_diffusion.parameters p,
+       lateral (select case when scale_shift is null then p.weight else array_agg((w * (1 + scale))::real order by position) end as weight,
+                       case when scale_shift is null then p.bias else array_agg((b * (1 + scale) + shift)::real order by position) end as bias
+                from unnest(p.weight, p.bias, scale_shift[: array_length(p.weight, 1)], scale_shift[array_length(p.weight, 1) + 1 :])
+                     with ordinality as channel (w, b, scale, shift, position)) affine
+  where p.model = group_norm_module_planes.model and p.component = group_norm_module_planes.component and p.key = group_norm_module_planes.key;
+end;
+comment on function sql_diffusion.group_norm_module_planes(real[], text, text, text, int, double precision, boolean, text, real[]) is
+  'group_norm, and silu after it where with_silu, with the parameters of the module with this key; the output is (channels, elements of a channel). scale_shift, shape (2 channels), multiplies the normalized '
+  'channels by 1 + its first half and adds its second half. The name opens error messages.';
+
+create function sql_diffusion.group_norm_module(
+  input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text
+) returns real[]
+language sql stable parallel safe
+set jit = off
+return (select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
+        from (select unnest(sql_diffusion.group_norm_module_planes(input, model, component, key, num_groups, eps, with_silu, name)) as element) elements);
+comment on function sql_diffusion.group_norm_module(real[], text, text, text, int, double precision, boolean, text) is
+  'group_norm_module_planes with an output of the input''s shape.';

@@ -1,0 +1,49 @@
+create function sql_diffusion.resnet_block(
+  input real[],
+  temb real[],
+  model text,
+  key text,
+  num_groups int,
+  eps double precision default 1e-5,
+  time_scale_shift text default 'default',
+  output_scale_factor double precision default 1,
+  component text default 'unet'
+) returns real[]
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  select sql_diffusion.check_tensor(input, 'resnet_block: input', 'channels, height, width'),
+         case when temb is not null then sql_diffusion.check_tensor(temb, 'resnet_block: temb', 'features') end,
+         case when time_scale_shift is null or time_scale_shift not in ('default', 'scale_shift') then
+           sql_diffusion.fail(format('resnet_block: time_scale_shift is %s, expected default or scale_shift', coalesce(time_scale_shift, 'null')))
+         end,
+         case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then
+           sql_diffusion.fail(format('resnet_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
+         end;
+  -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
+  select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
+                                   from (select unnest(shortcut.planes)::float8 as x, unnest(second.planes)::float8 as y) pair),
+                                  array[array_length(second.planes, 1), array_length(input, 2), array_length(input, 3)])
+  from (select case when temb is not null
+               then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
+               end as features offset 0) time,
+       lateral (select sql_diffusion.conv2d_module_planes(
+                         sql_diffusion.group_norm_module_planes(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block'),
+                         array_length(input, 2), array_length(input, 3), model, component, key || '.conv1', 1, 1, 'resnet_block',
+                         case when time_scale_shift = 'default' then time.features end) as planes offset 0) first,
+       lateral (select sql_diffusion.conv2d_module_planes(
+                         sql_diffusion.group_norm_module_planes(first.planes, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
+                                                                case when time_scale_shift = 'scale_shift' then time.features end),
+                         array_length(input, 2), array_length(input, 3), model, component, key || '.conv2', 1, 1, 'resnet_block') as planes offset 0) second,
+       lateral (select case when exists (select from sql_diffusion.parameters p
+                                         where p.model = resnet_block.model and p.component = resnet_block.component and p.key = resnet_block.key || '.conv_shortcut')
+                       then sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),
+                                                               model, component, key || '.conv_shortcut', 1, 0, 'resnet_block')
+                       else input
+                       end as planes offset 0) shortcut;
+end;
+comment on function sql_diffusion.resnet_block(real[], real[], text, text, int, double precision, text, double precision, text) is
+  'Residual block, diffusers'' ResnetBlock2D: norm1, SiLU, conv1, the time embedding temb (features; NULL for none) through SiLU and time_emb_proj, norm2, SiLU, conv2, '
+  'plus the input (through conv_shortcut where the model has one), divided by output_scale_factor. input (in, height, width), output (out, height, width); the parameters '
+  'are those below the key. time_scale_shift: default adds the time before norm2, scale_shift scales and shifts after it.';

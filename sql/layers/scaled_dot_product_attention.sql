@@ -1,0 +1,112 @@
+-- softmax(Q K^T / sqrt(E)) V, Vaswani et al. 2017, equation 1, with the big numbers of conv2d (sql/layers/conv2d.sql; doc/fast-sql.md).
+-- A number holds one feature of all keys, a slot to a key: feature times number, summed over the features, is a query's
+-- score with every key. A number holds all features of one value: weight times number, summed over the keys, is the output.
+
+create function sql_diffusion.slots(input real[], unit double precision) returns numeric
+language sql immutable strict parallel safe
+return (select array_to_string(array_agg((element * unit)::int + 55000000), '00000000')::numeric
+        from (select unnest(input) as element) elements);
+comment on function sql_diffusion.slots(real[], double precision) is
+  'The elements as one big number, 16 digits to each, the first the most significant: round(element * unit) + 55000000, which is to have 8 digits.';
+
+create function sql_diffusion.attention_core(query real[], key real[], value real[], name text) returns real[]
+language sql immutable strict parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select sql_diffusion.transpose(array_agg(attended.features order by token.i))
+  from (select array_length(query, 1) as features,
+               array_length(query, 2) as queries,
+               array_length(key, 2) as keys,
+               array_length(value, 1) as value_features,
+               least(4499999, sqrt(4.9e15 / array_length(query, 1))) as query_limit,
+               least(44999999, sqrt(4.9e15 / array_length(key, 2))) as weight_limit,
+               (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as query_size,
+               (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
+               (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
+       -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
+       lateral (select case when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
+                       else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
+                       end as q,
+                       least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
+                       size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
+       lateral (select array_agg(sql_diffusion.slots(key[e:e], unit.k) order by e)
+                       || -55000000 * repeat('0000000000000001', size.keys)::numeric as keys,
+                       ('1' || repeat('5000000000000000', size.keys + 1))::numeric as keys_half
+                from generate_series(1, size.features) e offset 0) keys,
+       lateral (select array_agg(sql_diffusion.slots(transposed.tokens[j:j], unit.v) order by j)
+                       || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
+                       ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
+                from (select sql_diffusion.transpose(value) as tokens offset 0) transposed,
+                     generate_series(1, size.keys) j offset 0) values,
+       lateral (select array_agg(element * unit.q) as elements
+                from (select unnest(query) as element) elements offset 0) flat,
+       lateral (select generate_series(1, size.queries) as i) token,
+       lateral (select array_agg(feature::numeric) || sum(feature)::numeric as kernels
+                from (select flat.elements[i]::int as feature
+                      from (select generate_series(token.i, size.features * size.queries, size.queries) as i) column_) features offset 0) query_kernel,
+       lateral (select convert_to(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
+                                   + keys.keys_half)::text, 'SQL_ASCII') as digits offset 0) product,
+       lateral (select array_agg(s) as scores,
+                       max(s) as largest
+                from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.score as s
+                      from (select 1 / (unit.q * unit.k * sqrt(size.features)) as score offset 0) scale,
+                           (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score,
+       lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
+                       sum(w) as total
+                from (select (exp(greatest(s - score.largest, -80)) * size.weight_limit)::int as w
+                      from (select unnest(score.scores) as s) scores offset 0) weights) weight,
+       lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
+                                   + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output,
+       lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
+                from (select 1 / (weight.total * unit.v) as output offset 0) scale,
+                     (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
+comment on function sql_diffusion.attention_core(real[], real[], real[], text) is
+  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries). It does not check the shapes. '
+  'The name opens the message where a value is not finite.';
+
+create function sql_diffusion.scaled_dot_product_attention(query real[], key real[], value real[]) returns real[]
+language sql immutable strict parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_tensor(query, 'scaled_dot_product_attention: query'),
+         sql_diffusion.check_tensor(key, 'scaled_dot_product_attention: key'),
+         sql_diffusion.check_tensor(value, 'scaled_dot_product_attention: value'),
+         case when array_ndims(query) not between 2 and 4 then
+           sql_diffusion.fail(format('scaled_dot_product_attention: query has shape %s, expected 2 to 4 dimensions (batch, heads, length, features), the first two optional',
+                                     sql_diffusion.shape(query)))
+         end;
+  select case when (sql_diffusion.shape(key))[: array_ndims(key) - 2] is distinct from (sql_diffusion.shape(query))[: array_ndims(query) - 2]
+                   or array_length(key, array_ndims(key)) <> array_length(query, array_ndims(query)) or array_ndims(key) <> array_ndims(query) then
+           sql_diffusion.fail(format('scaled_dot_product_attention: key has shape %s, expected that of query, %s, but for the length',
+                                     sql_diffusion.shape(key), sql_diffusion.shape(query)))
+         end,
+         case when (sql_diffusion.shape(value))[: array_ndims(value) - 1] <> (sql_diffusion.shape(key))[: array_ndims(key) - 1] or array_ndims(value) <> array_ndims(key) then
+           sql_diffusion.fail(format('scaled_dot_product_attention: value has shape %s, expected that of key, %s, but for the features',
+                                     sql_diffusion.shape(value), sql_diffusion.shape(key)))
+         end,
+         sql_diffusion.check_values(query, 'scaled_dot_product_attention: query'),
+         sql_diffusion.check_values(key, 'scaled_dot_product_attention: key'),
+         sql_diffusion.check_values(value, 'scaled_dot_product_attention: value');
+  select sql_diffusion.with_shape(array_agg(output.element),
+                                  (sql_diffusion.shape(query))[: array_ndims(query) - 1] || array_length(value, array_ndims(value)))
+  from (select array_length(query, array_ndims(query) - 1) as queries,
+               array_length(key, array_ndims(key) - 1) as keys,
+               array_length(query, array_ndims(query)) as features,
+               array_length(value, array_ndims(value)) as value_features offset 0) size,
+       lateral (select (select array_agg(element) from (select unnest(query) as element) elements) as q,
+                       (select array_agg(element) from (select unnest(key) as element) elements) as k,
+                       (select array_agg(element) from (select unnest(value) as element) elements) as v offset 0) flat,
+       lateral (
+         select unnest(head.output) as element
+         from (select sql_diffusion.transpose(sql_diffusion.attention_core(
+                        sql_diffusion.transpose(sql_diffusion.fold(flat.q[h * queries * features + 1 : (h + 1) * queries * features], features)),
+                        sql_diffusion.transpose(sql_diffusion.fold(flat.k[h * keys * features + 1 : (h + 1) * keys * features], features)),
+                        sql_diffusion.transpose(sql_diffusion.fold(flat.v[h * keys * value_features + 1 : (h + 1) * keys * value_features], value_features)),
+                        'scaled_dot_product_attention'
+                      )) as output
+               from generate_series(0, cardinality(query) / (queries * features) - 1) h) head) output;
+end;
+comment on function sql_diffusion.scaled_dot_product_attention(real[], real[], real[]) is
+  'softmax(query key^T / sqrt(E)) value, Vaswani et al. 2017, equation 1: query (..., L, E), key (..., S, E), value (..., S, Ev) to (..., L, Ev), with up to two '
+  'leading dimensions, the same in all three. torch.nn.functional.scaled_dot_product_attention, without a mask.';

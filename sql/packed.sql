@@ -1,0 +1,60 @@
+-- Packed kernels: the weights of convolutions as the big numbers that conv2d multiplies (sql/layers/conv2d.sql), so that they are
+-- not written again for every picture. They are derived from sql_diffusion.parameters by sql_diffusion.pack(model): never a second
+-- truth. They go when their parameter is changed or removed, dumps leave them out, and everything works without them.
+
+create table sql_diffusion.packed_layers (
+  id          int generated always as identity primary key,
+  model       text not null,
+  component   text not null,
+  key         text not null,
+  row_stride  int not null check (row_stride > 0),
+  largest     double precision[] not null,
+  unique (model, component, key),
+  foreign key (model, component, key) references sql_diffusion.parameters (model, component, key) on update cascade on delete cascade
+);
+comment on table sql_diffusion.packed_layers is 'One row a module whose kernels are packed.';
+comment on column sql_diffusion.packed_layers.id is 'what its kernels refer to';
+comment on column sql_diffusion.packed_layers.model is 'the model it belongs to';
+comment on column sql_diffusion.packed_layers.component is 'the network it belongs to';
+comment on column sql_diffusion.packed_layers.key is 'the module''s path in the checkpoint';
+comment on column sql_diffusion.packed_layers.row_stride is 'the slots from one row of a kernel to the next: they serve images of one width (conv2d_row_stride)';
+comment on column sql_diffusion.packed_layers.largest is 'conv2d_largest of the weight, shape (in)';
+
+create table sql_diffusion.packed_kernels (
+  layer        int not null references sql_diffusion.packed_layers (id) on delete cascade,
+  out_channel  int not null check (out_channel > 0),
+  kernels      numeric[] not null,
+  primary key (layer, out_channel)
+);
+comment on table sql_diffusion.packed_kernels is 'One row an output channel of a packed module.';
+comment on column sql_diffusion.packed_kernels.layer is 'the module';
+comment on column sql_diffusion.packed_kernels.out_channel is 'the output channel, from 1';
+comment on column sql_diffusion.packed_kernels.kernels is 'a big number for each input channel, and their sum: what conv2d_kernels returns';
+
+-- Parallel workers share a table out page by page: few rows to a page, so that a layer of 64 channels has a page for everyone.
+alter table sql_diffusion.packed_kernels alter column kernels set storage external;
+alter table sql_diffusion.packed_kernels set (fillfactor = 10, parallel_workers = 8);
+
+grant select on sql_diffusion.packed_layers, sql_diffusion.packed_kernels to public;
+
+-- The foreign keys follow a removed or renamed module; a weight that is replaced in place needs a trigger.
+create function sql_diffusion.unpack() returns trigger
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+  delete from sql_diffusion.packed_layers l
+  where l.model = new.model
+    and l.component = new.component
+    and l.key = new.key;
+  return null;
+end
+$$;
+comment on function sql_diffusion.unpack() is 'Trigger of sql_diffusion.parameters: forgets the packed kernels of a weight that has changed.';
+revoke execute on function sql_diffusion.unpack() from public;
+
+create trigger unpack
+  after update on sql_diffusion.parameters
+  for each row
+  when (old.weight is distinct from new.weight)
+  execute function sql_diffusion.unpack();

@@ -1,0 +1,68 @@
+-- Where checkpoints live: a model has components (networks), a component has parameters (one row a module).
+
+create table sql_diffusion.models (
+  name       text primary key check (name <> ''),
+  pipeline   text not null,
+  scheduler  jsonb not null,
+  defaults   jsonb not null default '{}',
+  source     text,
+  revision   text,
+  sha256     text check (sha256 ~ '^[0-9a-f]{64}$'),
+  loaded_at  timestamptz not null default now(),
+  bundled    boolean not null default false
+);
+comment on table sql_diffusion.models is
+  'One row a loaded model. A model is written in one transaction, so it is visible only once it is whole.';
+comment on column sql_diffusion.models.name is 'what ddpm_generate(model => ...) is given';
+comment on column sql_diffusion.models.pipeline is 'the diffusers pipeline class, as in model_index.json: DDPMPipeline or DDIMPipeline';
+comment on column sql_diffusion.models.scheduler is 'the scheduler''s configuration, scheduler_config.json as it is';
+comment on column sql_diffusion.models.defaults is
+  'what ddpm_generate uses where it is not told: an object with any of scheduler (ddpm or ddim), num_inference_steps and timesteps. '
+  'Without it, what the diffusers pipeline does: 1000 steps of DDPM or 50 of DDIM.';
+comment on column sql_diffusion.models.source is 'the repository or path that the checkpoint was read from';
+comment on column sql_diffusion.models.revision is 'the revision of the repository, where there is one';
+comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of weights; of the concatenated digests, in file order, where there are several files';
+comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
+comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out';
+
+create table sql_diffusion.components (
+  model      text not null references sql_diffusion.models (name) on update cascade on delete cascade,
+  component  text not null,
+  config     jsonb not null,
+  primary key (model, component)
+);
+comment on table sql_diffusion.components is 'One row a network of a model.';
+comment on column sql_diffusion.components.model is 'the model it belongs to';
+comment on column sql_diffusion.components.component is 'the folder''s name in the checkpoint: unet';
+comment on column sql_diffusion.components.config is 'the network''s configuration, the checkpoint''s own config.json';
+
+create table sql_diffusion.parameters (
+  model      text not null,
+  component  text not null,
+  key        text not null,
+  weight     real[] not null,
+  bias       real[],
+  primary key (model, component, key),
+  foreign key (model, component) references sql_diffusion.components (model, component) on update cascade on delete cascade
+);
+comment on table sql_diffusion.parameters is 'One row a module of a network: its weight and its bias.';
+comment on column sql_diffusion.parameters.model is 'the model it belongs to';
+comment on column sql_diffusion.parameters.component is 'the network it belongs to';
+comment on column sql_diffusion.parameters.key is 'the module''s path in the checkpoint: down_blocks.0.resnets.0.conv1';
+comment on column sql_diffusion.parameters.weight is
+  'the array''s dimensions are the tensor''s shape: (out, in, height, width) of a convolution, (out, in) of a linear layer, (channels) of a norm';
+comment on column sql_diffusion.parameters.bias is 'shape (out); NULL where the module has none';
+
+-- Floats do not compress: EXTERNAL stores them as they are, out of line, and lets a slice be read alone.
+alter table sql_diffusion.parameters
+  alter column weight set storage external,
+  alter column bias set storage external;
+
+grant select on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters to public;
+
+-- Dumps carry the models that were loaded; the bundled one comes back with CREATE EXTENSION.
+select pg_extension_config_dump('sql_diffusion.models', 'where not bundled');
+select pg_extension_config_dump('sql_diffusion.components',
+  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
+select pg_extension_config_dump('sql_diffusion.parameters',
+  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');

@@ -1,0 +1,44 @@
+"""Fixtures: a database of the tests' own, on the cluster that `scripts/private-cluster` or the PG* variables name."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    """The name of a new database with the extension in it, dropped at the end."""
+    if "PGHOST" not in os.environ:
+        pytest.exit("these tests need a server: run `make test`, or `scripts/private-cluster pytest`", returncode=2)
+    name = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(autocommit=True) as server:
+        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            with psycopg.connect(dbname=name, autocommit=True) as own:
+                own.execute("create extension sql_diffusion")
+            yield name
+        finally:
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[psycopg.Connection]:
+    """A connection to that database; what a test does there is rolled back."""
+    with psycopg.connect(dbname=database) as own:
+        yield own
+        own.rollback()
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Fresh random inputs; the seed is printed when a test fails, and SQL_DIFFUSION_TEST_SEED sets it."""
+    seed = int(os.environ.get("SQL_DIFFUSION_TEST_SEED") or secrets.randbits(32))
+    print(f"SQL_DIFFUSION_TEST_SEED={seed}")
+    return np.random.default_rng(seed)

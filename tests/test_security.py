@@ -1,0 +1,152 @@
+"""Who can do what, and that nobody's objects are run in place of the extension's."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import Connection, sql
+from reference import insert_model, random_unet
+
+# What anybody with a schema of his own could plant: each of these takes precedence over pg_catalog's in a search_path
+# that names that schema first, or fits its arguments better.
+PLANTED = """
+create function {schema}.unnest(real[]) returns setof real language plpgsql as $$ begin raise 'hijacked by unnest'; end $$;
+create function {schema}.array_length(anyarray, int) returns int language plpgsql as $$ begin raise 'hijacked by array_length'; end $$;
+create function {schema}.array_agg(real) returns real[] language plpgsql as $$ begin raise 'hijacked by array_agg'; end $$;
+create function {schema}.format(text, variadic text[]) returns text language plpgsql as $$ begin raise 'hijacked by format'; end $$;
+create function {schema}.sqrt(real) returns double precision language plpgsql as $$ begin raise 'hijacked by sqrt'; end $$;
+create function {schema}.generate_series(int, int) returns setof int language plpgsql as $$ begin raise 'hijacked by generate_series'; end $$;
+create function {schema}.hijack_numbers(real, int) returns double precision language plpgsql as $$ begin raise 'hijacked by an operator'; end $$;
+create operator {schema}.+ (leftarg = real, rightarg = int, function = {schema}.hijack_numbers);
+create operator {schema}.* (leftarg = real, rightarg = int, function = {schema}.hijack_numbers);
+create function {schema}.hijack_wide(numeric, int) returns numeric language plpgsql as $$ begin raise 'hijacked by an operator'; end $$;
+create operator {schema}.* (leftarg = numeric, rightarg = int, function = {schema}.hijack_wide);
+create operator {schema}.- (leftarg = numeric, rightarg = int, function = {schema}.hijack_wide);
+"""
+
+
+@pytest.fixture
+def role(database: str) -> Iterator[str]:
+    """An ordinary role, without any privilege of its own."""
+    name = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(dbname=database, autocommit=True) as server:
+        server.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        try:
+            yield name
+        finally:
+            server.execute(sql.SQL("drop owned by {}").format(sql.Identifier(name)))
+            server.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def test_every_name_is_bound_when_a_function_is_made(connection: Connection) -> None:
+    """SQL-standard bodies are; a function with a text for its body must say what is searched, and pg_catalog only."""
+    rows = connection.execute(
+        """select p.oid::regprocedure::text, p.prosqlbody is not null, l.lanname, p.proconfig
+           from pg_depend d
+                join pg_proc p on p.oid = d.objid
+                join pg_language l on l.oid = p.prolang
+           where d.classid = 'pg_proc'::regclass
+             and d.deptype = 'e'
+             and d.refobjid = (select oid from pg_extension where extname = 'sql_diffusion')
+             and p.prokind = 'f'"""
+    ).fetchall()
+    assert len(rows) > 40
+    for function, has_bound_body, language, settings in rows:
+        assert has_bound_body or (language == "plpgsql" and settings == ["search_path=pg_catalog, pg_temp"]), function
+
+
+def test_only_raising_and_routing_are_procedural(connection: Connection) -> None:
+    rows = connection.execute(
+        """select p.proname
+           from pg_depend d
+                join pg_proc p on p.oid = d.objid
+                join pg_language l on l.oid = p.prolang
+           where d.classid = 'pg_proc'::regclass
+             and d.deptype = 'e'
+             and d.refobjid = (select oid from pg_extension where extname = 'sql_diffusion')
+             and l.lanname not in ('sql', 'internal')"""
+    )
+    procedural = {row[0] for row in rows}
+    assert procedural <= {"fail", "numpy_steps", "numpy_generate", "forget_packed"}
+
+
+def test_planted_objects_are_not_called(connection: Connection, rng) -> None:
+    insert_model(connection, "random", random_unet(rng))
+    call = "select ddpm_generate(1, 'random', 2, backend => 'sql')"
+    png = "select image_png(array_fill(0.5::real, '{3,4,4}'))"
+    expected = connection.execute(call).fetchone(), connection.execute(png).fetchone()
+    connection.execute("create schema planted")
+    connection.execute(PLANTED.format(schema="planted"))
+    connection.execute("set local search_path to planted, public, pg_catalog")
+    with pytest.raises(psycopg.errors.RaiseException, match="hijacked"), connection.transaction():
+        connection.execute("select * from unnest('{1}'::real[])")  # the trap works
+    assert (connection.execute(call).fetchone(), connection.execute(png).fetchone()) == expected
+
+
+def test_planted_objects_are_not_bound(database: str) -> None:
+    """Not even where the schema that the extension is made in was prepared."""
+    name = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(dbname=database, autocommit=True) as server:
+        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            with psycopg.connect(dbname=name) as own:
+                own.execute('create schema "My Planted Schema"')
+                own.execute(PLANTED.format(schema='"My Planted Schema"'))
+                own.execute('set search_path to "My Planted Schema", public')
+                own.execute('create extension sql_diffusion with schema "My Planted Schema"')
+                image = own.execute("""select "My Planted Schema".ddpm_generate(1, num_inference_steps => 1)""").fetchone()[0]
+                assert len(image) == 3
+                used = own.execute(
+                    """select d.objid::regprocedure
+                       from pg_depend d join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+                       where p.pronamespace = '"My Planted Schema"'::regnamespace
+                         and p.prosrc like '%hijacked%'
+                         and d.classid = 'pg_proc'::regclass"""
+                ).fetchall()
+                assert used == []
+        finally:
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def test_an_ordinary_role_can_install_it_in_its_own_database(database: str, role: str, rng) -> None:
+    name = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(dbname=database, autocommit=True) as server:
+        server.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(role)))
+        try:
+            with psycopg.connect(dbname=name, user=role) as own:
+                own.execute("create extension sql_diffusion")
+                insert_model(own, "random", random_unet(rng))
+                image = own.execute("select ddpm_generate(1, 'random', 2)").fetchone()[0]
+                assert len(image) == 3
+        finally:
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DDPMPipeline', '{}')",
+        "update sql_diffusion.parameters set bias = null",
+        "delete from sql_diffusion.models",
+        "truncate sql_diffusion.parameters",
+        "create or replace function sql_diffusion.silu(input real[]) returns real[] language sql return input",
+        "create table sql_diffusion.mine ()",
+        "drop extension sql_diffusion",
+    ],
+)
+def test_an_ordinary_role_changes_nothing(database: str, role: str, statement: str) -> None:
+    with psycopg.connect(dbname=database, user=role) as own:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            own.execute(statement)
+        own.rollback()
+
+
+def test_an_ordinary_role_generates(database: str, role: str) -> None:
+    with psycopg.connect(dbname=database, user=role) as own:
+        assert own.execute("select count(*) from sql_diffusion.parameters").fetchone()[0] > 0
+        image = own.execute("select ddpm_generate(1, num_inference_steps => 1, backend => 'sql')").fetchone()[0]
+        assert len(image) == 3
+        own.rollback()
