@@ -1,6 +1,6 @@
 """How close a model's butterflies are to drawn ones, in numbers.
 
-    python scripts/evaluate_butterflies.py --schedule ddim:20:1 --schedule ddpm:1000
+    python scripts/evaluate_butterflies.py --schedule ddpm:20 --schedule ddpm:1000
 
 Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
 that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2, each followed by the
@@ -105,7 +105,7 @@ def main(
     model: Annotated[Path, typer.Argument(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
     schedule: Annotated[
         list[str], typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA; may be given many times.")
-    ] = ["ddim:20:1"],  # noqa: B006 typer copies it
+    ] = ["ddpm:20"],  # noqa: B006 typer copies it
     count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=FEATURES + 1)] = 256,
     drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=FEATURES + 1)] = 2000,
 ) -> None:

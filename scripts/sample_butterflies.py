@@ -1,6 +1,6 @@
 """A grid of a model's pictures, one a seed, made by diffusers or by the extension.
 
-    python scripts/sample_butterflies.py doc/ddim-20.png --model models/butterflies --schedule ddim:20:1
+    python scripts/sample_butterflies.py doc/ddpm-20.png --model models/butterflies --schedule ddpm:20
     python scripts/sample_butterflies.py doc/default.png --query 'select image_png(ddpm_generate(%s))'
 
 Both ways a picture belongs to its seed alone, so the two grids of the same schedule show the same pictures.
@@ -92,7 +92,7 @@ def query_pictures(query: str, seeds: Sequence[int], database: str) -> NDArray[n
 def main(
     output: Annotated[Path, typer.Argument(help="The PNG file to write.")],
     model: Annotated[Path, typer.Option(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
-    schedule: Annotated[str, typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA.")] = "ddim:20:1",
+    schedule: Annotated[str, typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA.")] = "ddpm:20",
     query: Annotated[
         str | None, typer.Option(help="Ask a database instead: SQL that gives the PNG of a seed, %s.")
     ] = None,

@@ -113,7 +113,7 @@ def denoising_loss(
 def save_samples(unet: UNet2DModel, scheduler: DDPMScheduler, file: Path, count: int, steps: int) -> None:
     """A grid of samples, always from the same noise, so that snapshots can be compared."""
     pipeline = DDPMPipeline(unet, scheduler)
-    pictures = sample(pipeline, Schedule("ddim", steps, 1.0), range(count))
+    pictures = sample(pipeline, Schedule("ddpm", steps), range(count))
     grid_picture(pictures, math.ceil(math.sqrt(count))).save(file)
 
 
@@ -146,7 +146,7 @@ def main(
     resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint, if it has one.")] = True,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints with samples.", min=1)] = 500,
     sample_count: Annotated[int, typer.Option(help="Samples in a snapshot; 0: none.", min=0)] = 36,
-    sample_steps: Annotated[int, typer.Option(help="DDIM steps (eta 1) of a snapshot's samples.", min=1)] = 20,
+    sample_steps: Annotated[int, typer.Option(help="DDPM steps of a snapshot's samples.", min=1)] = 20,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
 ) -> None:
