@@ -70,13 +70,18 @@ def learning_rate_factor(step: int, steps: int, warmup: int, fall: float) -> flo
 
 
 def draw_batch(
-    pictures: torch.Tensor, batch_size: int, timesteps: int, seed: int, step: int
+    pictures: torch.Tensor, batch_size: int, timesteps: int, noise_offset: float, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures in -1..1 (B, 3, H, W), noise of the same shape and timesteps (B,), decided by the seed and the step."""
+    """Pictures in -1..1 (B, 3, H, W), noise of the same shape and timesteps (B,), decided by the seed and the step.
+
+    The noise has an offset, one normal number a channel (N. Guttenberg 2023, Diffusion with Offset Noise): so the model
+    learns to take a tint off a picture, and sampling undoes the tints that come of its own errors.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
     clean = pictures[chosen].float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator)
+    noise += noise_offset * torch.randn(*clean.shape[:2], 1, 1, generator=generator)
     # one timestep from each of B equal slices of the range: every batch covers all noise levels, the loss is steadier
     slices = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
     return clean, noise, (slices * timesteps / batch_size).long()
@@ -134,6 +139,7 @@ def main(
         float, typer.Option(help="Last share of the run, where the rate falls to 0.", min=0.01, max=1)
     ] = 0.3,
     snr_gamma: Annotated[float, typer.Option(help="Gamma of the Min-SNR loss weights; 0: no weights.", min=0)] = 5.0,
+    noise_offset: Annotated[float, typer.Option(help="Deviation of the noise's offset in a channel.", min=0)] = 0.1,
     multiscale: Annotated[bool, typer.Option(help="Count the errors of coarser pictures too.")] = True,
     ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights.", min=0, max=1)] = 0.999,
     channels: Annotated[str, typer.Option(help="Channels of the levels, from the top.")] = "16,32,64,64",
@@ -206,7 +212,7 @@ def main(
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, fall)
-            batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, seed, step)
+            batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, noise_offset, seed, step)
             clean, noise, timesteps = (part.to(accelerator.device) for part in batch)
             loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma, multiscale)
             accelerator.backward(loss)
