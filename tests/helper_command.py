@@ -1,11 +1,18 @@
-"""Runs the command sql-diffusion as a user does: in a process of its own."""
+"""Runs the command sql-diffusion as a user does, from its arguments to its exit code."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from sql_diffusion import cli
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -36,11 +43,32 @@ def start(database: str, *arguments: object, **variables: str) -> subprocess.Pop
 
 
 def run(database: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end. A traceback is never right."""
-    process = start(database, *arguments, **variables)
-    out, err = process.communicate(timeout=120)
+    """Runs the command to its end. A traceback is never right.
+
+    With variables in a process of its own; without any in this one, which saves half a second of imports.
+    """
+    if variables:
+        process = start(database, *arguments, **variables)
+        out, err = process.communicate(timeout=120)
+        code = process.returncode
+    else:
+        out, err, code = run_here(database, *arguments)
     assert "Traceback" not in out + err, err
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess([str(argument) for argument in arguments], code, out, err)
+
+
+def run_here(database: str, *arguments: object) -> tuple[str, str, int]:
+    """Runs the command in this process: what it printed, what it complained of, its exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, PGDATABASE=database, COLUMNS="200"),
+        patch.object(sys, "argv", ["sql-diffusion", *map(str, arguments)]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as finished,
+    ):
+        cli.main()
+    return out.getvalue(), err.getvalue(), int(finished.value.code or 0)
 
 
 def succeed(database: str, *arguments: object, **variables: str) -> str:

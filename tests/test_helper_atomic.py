@@ -82,21 +82,30 @@ def test_killed_at_random_moments(
     cluster: dict[str, str],
     large: Path,
     rng: np.random.Generator,
+    tmp_path: Path,
     kill: Kill,
 ) -> None:
     if kill is kill_backend and os.geteuid() != 0:
         pytest.skip("only root may kill a backend of another user")
+    small = tmp_path / "small"
+    random_unet(rng).save_pretrained(small)
+    command.succeed("postgres", "load", small, "--name", "kept", **cluster)
+    old = digest(cluster, "kept")
     total = 2 * (large / "diffusion_pytorch_model.safetensors").stat().st_size  # each value travels with its length
     struck = 0
     for _ in range(4 * MOMENTS):
         share = rng.uniform(-0.1, 1)  # of the bytes copied; below 0: as soon as the session is there
-        process = command.start("postgres", "load", large, "--name", "killed", **cluster)
+        # in turn a model that is not there yet, and one that is to be replaced
+        name = ["killed", "kept"][struck % 2]
+        process = command.start("postgres", "load", large, "--name", name, "--replace", **cluster)
         hit = strike(cluster, process, kill, share * total)
         out, err = process.communicate(timeout=60)
         if not hit:  # it was sooner done than killed
             assert process.returncode == 0, err
-            with connect(cluster) as own:
-                own.execute("delete from sql_diffusion.models where name = 'killed'")
+            if name == "kept":
+                command.succeed("postgres", "load", small, "--name", "kept", "--replace", **cluster)
+            else:
+                command.succeed("postgres", "remove", "killed", **cluster)
             continue
         struck += 1
         assert process.returncode == (-signal.SIGKILL if kill is kill_helper else 3), (out, err)
@@ -104,13 +113,15 @@ def test_killed_at_random_moments(
         if kill is kill_backend:
             assert "connection was lost" in err or "no connection" in err
         assert rows(cluster, "killed") == (0, 0, 0)
+        assert digest(cluster, "kept") == old
         if struck == MOMENTS:
             break
     assert struck == MOMENTS
     command.succeed("postgres", "load", large, "--name", "killed", "--replace", **cluster)
     assert rows(cluster, "killed")[:2] == (1, 1)
-    command.succeed("postgres", "remove", "killed", **cluster)
-    assert rows(cluster, "killed") == (0, 0, 0)
+    for name in ("killed", "kept"):
+        command.succeed("postgres", "remove", name, **cluster)
+        assert rows(cluster, name) == (0, 0, 0)
 
 
 def strike(cluster: dict[str, str], process: subprocess.Popen[str], kill: Kill, moment: float) -> bool:
@@ -142,6 +153,17 @@ def rows(cluster: dict[str, str], name: str) -> tuple[int, int, int]:
         ).fetchone()
     assert found is not None
     return found
+
+
+def digest(cluster: dict[str, str], name: str) -> Any:
+    """A digest of all that the tables hold of a model."""
+    with connect(cluster) as own:
+        return own.execute(
+            "select m.sha256, c.config, md5(string_agg(p::text, '' order by p.key)) from sql_diffusion.models m "
+            "join sql_diffusion.components c on c.model = m.name join sql_diffusion.parameters p on p.model = m.name "
+            "where m.name = %s group by m.sha256, c.config",
+            [name],
+        ).fetchone()
 
 
 @pytest.fixture

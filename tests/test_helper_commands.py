@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -249,6 +250,16 @@ def test_help_and_usage(db: str) -> None:
     assert command.succeed(db, "--version").startswith("sql-diffusion ")
     completion = {"_SQL_DIFFUSION_COMPLETE": "complete_bash", "COMP_WORDS": "sql-diffusion l", "COMP_CWORD": "1"}
     assert command.succeed(db, **completion).split() == ["load", "list"]
+
+
+def test_the_version_is_the_extensions() -> None:
+    """pyproject.toml reads it from the control file, and nothing else holds it."""
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"] and "version" not in project["project"]
+    source = project["tool"]["hatch"]["version"]
+    found = re.search(source["pattern"], (root / source["path"]).read_text())
+    assert found and re.fullmatch(r"\d+\.\d+\.\d+", found["version"])
 
 
 # Pictures

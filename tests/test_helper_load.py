@@ -120,6 +120,15 @@ def test_defaults_come_from_a_file(db: str, pipeline: Path) -> None:
     assert "steps" in command.fail(db, 4, "load", pipeline, "--name", "other")
 
 
+def test_the_bundled_model_is_what_load_makes_of_its_folder(db: str) -> None:
+    """Two ways into the tables, one by SQL and one by COPY, and the same rows."""
+    command.succeed(db, "load", Path(__file__).parent.parent / "models" / "butterflies", "--name", "again")
+    assert rows(db, "again") == rows(db, "butterflies")
+    again, bundled = model(db, "again"), model(db, "butterflies")
+    for column in ("pipeline", "scheduler", "defaults", "config", "sha256"):
+        assert again[column] == bundled[column], column
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(db: str, unet: UNet2DModel, tmp_path: Path, dtype: torch.dtype) -> None:
     random = {key: value.clone() for key, value in unet.state_dict().items()}

@@ -160,7 +160,7 @@ def test_an_unfinished_model_is_refused(connection: Connection, rng: np.random.G
     [
         ("null", "unet: sample is null"),
         ("'{}'", "unet: sample is empty"),
-        ("'{{1,2},{3,4}}'", "unet: sample has shape {2,2}, expected 3 dimensions"),
+        ("'{{1,2},{3,4}}'", r"unet: sample has shape \{2,2\}, expected 3 dimensions"),
         ("array_fill(0::real, '{1,8,8}')", "unet: sample has 1 channels, expected 3"),
         ("array_fill(0::real, '{3,7,8}')", "unet: sample is 7 high and 8 wide, expected multiples of 2"),
         ("array_fill('NaN'::real, '{3,8,8}')", "NaN"),

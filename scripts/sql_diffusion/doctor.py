@@ -8,21 +8,11 @@ import psycopg
 from . import __version__
 from .database import Connection
 
+INSTALL_NUMPY = "apt-get install python3-numpy libopenblas0-pthread   # or its like, on the server"
 OLDEST = 14  # SQL-standard function bodies came with it
 
-# Run in the server: NumPy's version, and which BLAS it multiplies matrices with.
-LOOK_AT_NUMPY = """
-do language plpython3u $$
-try:
-    import numpy
-    numpy.ones((2, 2)) @ numpy.ones((2, 2))
-    with open("/proc/self/maps") as maps:
-        libraries = sorted({line.split("/")[-1].strip() for line in maps if "blas" in line.lower() and ".so" in line})
-    plpy.notice("%s|%s" % (numpy.__version__, " ".join(libraries)))
-except ImportError:
-    plpy.notice("|")
-$$
-"""
+# What the NumPy extension's own doctor says, in the words of this one.
+STATES = {"ok": "ok", "warning": "optional", "error": "missing"}
 
 
 class Finding(NamedTuple):
@@ -116,43 +106,16 @@ def language(extensions: dict[str, tuple[str, str | None]], version: int) -> Fin
 
 
 def numpy(connection: Connection, extensions: dict[str, tuple[str, str | None]]) -> list[Finding]:
-    """Which NumPy the server's Python has. Only a superuser may ask, and only where PL/Python is in the database."""
-    if extensions.get("plpython3u", ("", None))[1] is None:
+    """What the NumPy extension says of its server: Python, NumPy, BLAS and how fast that is, threads, cache."""
+    if extensions.get("sql_diffusion_numpy", ("", None))[1] is None:
         return []
-    said: list[str] = []
-
-    def listen(notice: psycopg.errors.Diagnostic) -> None:
-        said.append(notice.message_primary or "")
-
-    connection.add_notice_handler(listen)
     try:
-        connection.execute(LOOK_AT_NUMPY)
-    except psycopg.errors.InsufficientPrivilege:
-        return [Finding("NumPy", "ok", "not looked at: only a superuser may")]
+        rows = connection.execute('select d."check", d.status, d.detail from sql_diffusion_numpy.doctor() d').fetchall()
+    except psycopg.errors.InsufficientPrivilege as error:
+        return [Finding("NumPy", "ok", f"not looked at: {error.diag.message_primary}")]
     except psycopg.Error as error:
-        return [Finding("NumPy", "optional", str(error.diag.message_primary), "apt-get install python3-numpy")]
-    finally:
-        connection.remove_notice_handler(listen)
-    version, _, libraries = (said[-1] if said else "|").partition("|")
-    if not version:
-        return [
-            Finding(
-                "NumPy",
-                "optional",
-                "the server's Python has none",
-                "apt-get install python3-numpy libopenblas0-pthread",
-            )
-        ]
-    if libraries and all(library.startswith(("libblas", "libcblas")) for library in libraries.split()):
-        return [
-            Finding(
-                "NumPy",
-                "optional",
-                f"{version} with the slow reference BLAS",
-                "apt-get install libopenblas0-pthread   # then reconnect; tens of times faster",
-            )
-        ]
-    return [Finding("NumPy", "ok", f"{version}" + (f" with {libraries}" if libraries else ""))]
+        return [Finding("NumPy", "missing", str(error.diag.message_primary), error.diag.message_hint or INSTALL_NUMPY)]
+    return [Finding(check, STATES[status], detail) for check, status, detail in rows]
 
 
 def tables(connection: Connection, extensions: dict[str, tuple[str, str | None]]) -> list[Finding]:
