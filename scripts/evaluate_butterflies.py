@@ -1,6 +1,6 @@
 """How close a model's butterflies are to drawn ones, in numbers.
 
-    python scripts/evaluate_butterflies.py --schedule DDIMScheduler:20 --schedule DDPMScheduler:1000
+    python scripts/evaluate_butterflies.py --schedule ddpm:20 --schedule ddpm:1000
 
 Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
 that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2, each followed by the
@@ -27,10 +27,11 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import typer
-from draw_butterflies import draw_butterflies
 from numpy.typing import NDArray
 from rich.console import Console
-from sample_butterflies import load_pipeline, sample
+
+from draw_butterflies import draw_butterflies
+from sample_butterflies import load_pipeline, parse_schedule, sample
 
 HELD_OUT_SEED = 1_000_000  # training draws the seeds from 0
 FEATURES = 64
@@ -103,8 +104,8 @@ def frame_darkness(pictures: NDArray[np.uint8]) -> float:
 def main(
     model: Annotated[Path, typer.Argument(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
     schedule: Annotated[
-        list[str], typer.Option(help="SCHEDULER:STEPS, with diffusers' class name; may be given many times.")
-    ] = ["DDIMScheduler:20"],  # noqa: B006 typer copies it
+        list[str], typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA; may be given many times.")
+    ] = ["ddpm:20"],  # noqa: B006 typer copies it
     count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=FEATURES + 1)] = 256,
     drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=FEATURES + 1)] = 2000,
 ) -> None:
@@ -132,8 +133,7 @@ def main(
     report("held-out drawings", draw_butterflies(count, HELD_OUT_SEED))
     pipeline = load_pipeline(model)
     for entry in schedule:
-        name, _, steps = entry.partition(":")
-        report(f"{name}, {steps} steps", sample(pipeline, name, int(steps), range(count), batch_size=32))
+        report(str(parse_schedule(entry)), sample(pipeline, parse_schedule(entry), range(count), batch_size=32))
 
 
 if __name__ == "__main__":

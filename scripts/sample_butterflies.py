@@ -1,6 +1,6 @@
 """A grid of a model's pictures, one a seed, made by diffusers or by the extension.
 
-    python scripts/sample_butterflies.py doc/ddim-20.png --model models/butterflies --scheduler DDIMScheduler --steps 20
+    python scripts/sample_butterflies.py doc/ddpm-20.png --model models/butterflies --schedule ddpm:20
     python scripts/sample_butterflies.py doc/default.png --query 'select image_png(ddpm_generate(%s))'
 
 Both ways a picture belongs to its seed alone, so the two grids of the same schedule show the same pictures.
@@ -11,35 +11,66 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import diffusers
 import numpy as np
 import torch
 import typer
-from draw_butterflies import grid_picture
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
+
+from draw_butterflies import grid_picture
 
 
 def load_pipeline(folder: Path) -> diffusers.DDPMPipeline:
     """The pipeline of a folder whose weights may be there in half precision only; computes in float32."""
     half = (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
-    return diffusers.DDPMPipeline.from_pretrained(folder, variant="fp16" if half else None, dtype=torch.float32)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(folder, variant="fp16" if half else None, dtype=torch.float32)
+    pipeline.unet.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    return pipeline
+
+
+class Schedule(NamedTuple):
+    scheduler: str  # ddpm or ddim
+    steps: int
+    eta: float = 0.0  # ddim's only: 0 adds no noise in a step, 1 as much as ddpm
+
+    def __str__(self) -> str:
+        return f"{self.scheduler}, {self.steps} steps" + (f", eta {self.eta:g}" if self.scheduler == "ddim" else "")
+
+
+def parse_schedule(text: str) -> Schedule:
+    """The schedule that is written ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA."""
+    scheduler, *numbers = text.split(":")
+    try:
+        if scheduler == "ddpm":
+            (steps,) = numbers
+            return Schedule(scheduler, int(steps))
+        if scheduler == "ddim" and len(numbers) in (1, 2):
+            return Schedule(scheduler, int(numbers[0]), *(float(eta) for eta in numbers[1:]))
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"schedule {text!r}, expected ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA")
 
 
 def sample(
-    pipeline: diffusers.DDPMPipeline, scheduler: str, steps: int, seeds: Sequence[int], batch_size: int = 16
+    pipeline: diffusers.DDPMPipeline, schedule: Schedule, seeds: Sequence[int], batch_size: int = 16
 ) -> NDArray[np.uint8]:
-    """Pictures of a model, uint8 (N, H, W, 3). `scheduler` is the name of a diffusers class, such as DDIMScheduler."""
-    chosen = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-    chooser = diffusers.DDPMPipeline(pipeline.unet, chosen)
-    chooser.set_progress_bar_config(disable=True)
+    """Pictures of a model, one a seed: uint8 (N, H, W, 3)."""
+    config, settings = pipeline.scheduler.config, {}
+    if schedule.scheduler == "ddim":
+        sampler = diffusers.DDIMPipeline(pipeline.unet, diffusers.DDIMScheduler.from_config(config))
+        settings = {"eta": schedule.eta}
+    else:
+        sampler = diffusers.DDPMPipeline(pipeline.unet, diffusers.DDPMScheduler.from_config(config))
+    sampler.set_progress_bar_config(disable=True)
     pictures = []
-    for first in track(range(0, len(seeds), batch_size), f"{scheduler} {steps}", transient=True):
+    for first in track(range(0, len(seeds), batch_size), str(schedule), transient=True):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]]
-        pictures.append(chooser(len(generators), generators, steps, output_type="np").images)
+        made = sampler(len(generators), generators, num_inference_steps=schedule.steps, output_type="np", **settings)
+        pictures.append(made.images)
     images: NDArray[np.float32] = np.concatenate(pictures)  # 0..1
     return np.rint(images * 255).astype(np.uint8)
 
@@ -61,8 +92,7 @@ def query_pictures(query: str, seeds: Sequence[int], database: str) -> NDArray[n
 def main(
     output: Annotated[Path, typer.Argument(help="The PNG file to write.")],
     model: Annotated[Path, typer.Option(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
-    scheduler: Annotated[str, typer.Option(help="Scheduler class of diffusers.")] = "DDIMScheduler",
-    steps: Annotated[int, typer.Option(help="Inference steps.", min=1)] = 20,
+    schedule: Annotated[str, typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA.")] = "ddpm:20",
     query: Annotated[
         str | None, typer.Option(help="Ask a database instead: SQL that gives the PNG of a seed, %s.")
     ] = None,
@@ -77,7 +107,9 @@ def main(
     """Write a grid of pictures, one a seed."""
     seeds = range(first_seed, first_seed + count)
     pictures = (
-        query_pictures(query, seeds, database) if query else sample(load_pipeline(model), scheduler, steps, seeds)
+        query_pictures(query, seeds, database)
+        if query
+        else sample(load_pipeline(model), parse_schedule(schedule), seeds)
     )
     grid_picture(pictures, columns, zoom).save(output)
 

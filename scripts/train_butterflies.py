@@ -28,9 +28,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
-from draw_butterflies import draw_butterflies, grid_picture
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from sample_butterflies import sample
+
+from draw_butterflies import draw_butterflies, grid_picture
+from sample_butterflies import Schedule, sample
 
 
 def build_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int) -> UNet2DModel:
@@ -69,13 +70,18 @@ def learning_rate_factor(step: int, steps: int, warmup: int, fall: float) -> flo
 
 
 def draw_batch(
-    pictures: torch.Tensor, batch_size: int, timesteps: int, seed: int, step: int
+    pictures: torch.Tensor, batch_size: int, timesteps: int, noise_offset: float, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures in -1..1 (B, 3, H, W), noise of the same shape and timesteps (B,), decided by the seed and the step."""
+    """Pictures in -1..1 (B, 3, H, W), noise of the same shape and timesteps (B,), decided by the seed and the step.
+
+    The noise has an offset, one normal number a channel (N. Guttenberg 2023, Diffusion with Offset Noise): so the model
+    learns to take a tint off a picture, and sampling undoes the tints that come of its own errors.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
     clean = pictures[chosen].float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator)
+    noise += noise_offset * torch.randn(*clean.shape[:2], 1, 1, generator=generator)
     # one timestep from each of B equal slices of the range: every batch covers all noise levels, the loss is steadier
     slices = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
     return clean, noise, (slices * timesteps / batch_size).long()
@@ -88,19 +94,31 @@ def denoising_loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     gamma: float,
+    multiscale: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Min-SNR weighted loss (Hang et al. 2023, arXiv:2303.09556, eq. 8) and the plain one (Ho et al. 2020, eq. 14)."""
+    """The loss that is minimised, and the plain one (Ho et al. 2020, arXiv:2006.11239, eq. 14), which is only logged.
+
+    The first has Min-SNR weights (Hang et al. 2023, arXiv:2303.09556, eq. 8). If multiscale, the error's averages over
+    blocks of k x k pixels count k times as well, k = 2, 4, 8, ... (Hoogeboom et al. 2023, arXiv:2301.11093, section
+    3.3): a plain loss hardly sees the error of a whole picture's mean, which the eye sees as a tinted background.
+    """
     predicted = unet(scheduler.add_noise(clean, noise, timesteps), timesteps).sample.float()
-    errors = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
+    difference = predicted - noise  # (B, 3, H, W)
+    plain = errors = difference.square().mean(dim=(1, 2, 3))  # (B,)
+    block = 1
+    while multiscale and difference.shape[-1] % 2 == 0:
+        block *= 2
+        difference = torch.nn.functional.avg_pool2d(difference, 2)
+        errors = errors + block * difference.square().mean(dim=(1, 2, 3))
     snr = compute_snr(scheduler, timesteps)
     weights = snr.clamp(max=gamma) / snr if gamma else torch.ones_like(snr)
-    return (weights * errors).mean(), errors.mean().detach()
+    return (weights * errors).mean(), plain.mean().detach()
 
 
 def save_samples(unet: UNet2DModel, scheduler: DDPMScheduler, file: Path, count: int, steps: int) -> None:
     """A grid of samples, always from the same noise, so that snapshots can be compared."""
     pipeline = DDPMPipeline(unet, scheduler)
-    pictures = sample(pipeline, "DDIMScheduler", steps, range(count))
+    pictures = sample(pipeline, Schedule("ddpm", steps), range(count))
     grid_picture(pictures, math.ceil(math.sqrt(count))).save(file)
 
 
@@ -121,6 +139,8 @@ def main(
         float, typer.Option(help="Last share of the run, where the rate falls to 0.", min=0.01, max=1)
     ] = 0.3,
     snr_gamma: Annotated[float, typer.Option(help="Gamma of the Min-SNR loss weights; 0: no weights.", min=0)] = 5.0,
+    noise_offset: Annotated[float, typer.Option(help="Deviation of the noise's offset in a channel.", min=0)] = 0.1,
+    multiscale: Annotated[bool, typer.Option(help="Count the errors of coarser pictures too.")] = True,
     ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights.", min=0, max=1)] = 0.999,
     channels: Annotated[str, typer.Option(help="Channels of the levels, from the top.")] = "16,32,64,64",
     head_dim: Annotated[int, typer.Option(help="Channels of an attention head.", min=1)] = 32,
@@ -132,7 +152,7 @@ def main(
     resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint, if it has one.")] = True,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints with samples.", min=1)] = 500,
     sample_count: Annotated[int, typer.Option(help="Samples in a snapshot; 0: none.", min=0)] = 36,
-    sample_steps: Annotated[int, typer.Option(help="DDIM steps of a snapshot's samples.", min=1)] = 20,
+    sample_steps: Annotated[int, typer.Option(help="DDPM steps of a snapshot's samples.", min=1)] = 20,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
 ) -> None:
@@ -192,9 +212,9 @@ def main(
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, fall)
-            batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, seed, step)
+            batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, noise_offset, seed, step)
             clean, noise, timesteps = (part.to(accelerator.device) for part in batch)
-            loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma)
+            loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma, multiscale)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 linalg = pytest.importorskip("scipy.linalg")
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from draw_butterflies import draw_butterfly  # noqa: E402
 from evaluate_butterflies import (  # noqa: E402

@@ -175,7 +175,8 @@ def test_timestep_embedding(rng: np.random.Generator, flip: bool, shift: float, 
 
     timestep = int(rng.integers(1000))
     theirs = get_timestep_embedding(torch.tensor([timestep]), width, flip, shift)[0]
-    assert error(timestep_embedding(timestep, width, flip, shift), theirs) < 1e-5
+    # PyTorch's exp is not always the nearest float32: at an angle of 1000 that is 6e-5
+    assert error(timestep_embedding(timestep, width, flip, shift), theirs) < 1e-4
 
 
 def test_random_numbers_are_those_of_torch(rng: np.random.Generator) -> None:

@@ -18,8 +18,6 @@ diffusers = pytest.importorskip("diffusers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
 from draw_butterflies import draw_butterfly  # noqa: E402
 
 TINY = ["--pictures", "8", "--size", "16", "--batch-size", "8", "--channels", "8,8,16", "--head-dim", "8"]
