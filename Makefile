@@ -13,13 +13,17 @@ SQL = \
 	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
-	build/butterflies.sql
+	build/butterflies.sql sql/pack_bundled.sql
 
 LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
 DOCS       = $(wildcard doc/*.md)
+
+# The fast path: an install script that holds the Python package.
+EXTENSION  += extension/sql_diffusion_numpy
+DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
 REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
@@ -42,6 +46,11 @@ build/sql_diffusion--$(EXTVERSION).sql: $(SQL) Makefile
 	@mkdir -p build
 	cat $(SQL) > $@.new && mv $@.new $@
 
+build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.control \
+		$(wildcard plpython/*.py plpython/*.sql plpython/*/*.py plpython/*/*/*.py)
+	@mkdir -p build
+	$(PYTHON3) plpython/build.py > $@.new && mv $@.new $@
+
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
@@ -62,3 +71,8 @@ reference: install
 dist:
 	@mkdir -p dist
 	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD
+
+# The long tests of the fast path: hundreds of generations, cancels and sessions.
+.PHONY: stress
+stress:
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py

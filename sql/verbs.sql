@@ -25,11 +25,12 @@ comment on function sql_diffusion.choose_backend(text) is
   'sql or numpy: the backend that is asked for, else the setting sql_diffusion.backend, else auto, which is numpy where that extension is installed.';
 
 -- The other extension may not be there, and SQL binds names when a function is made: PL/pgSQL, which binds them at
--- the first call, carries the call over.
+-- the first call, carries the call over. What may lead to PL/Python is parallel unsafe: before PostgreSQL 17 that cannot run
+-- a query in a parallel plan.
 
 create function sql_diffusion.numpy_steps(seed bigint, model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
   returns table (step int, timestep int, sample real[], pred_original_sample real[])
-language plpgsql stable parallel safe rows 50
+language plpgsql stable parallel unsafe rows 50
 set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -42,7 +43,7 @@ comment on function sql_diffusion.numpy_steps(bigint, text, int, int[], text, re
 
 create function sql_diffusion.numpy_generate(seeds bigint[], model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
   returns table (seed bigint, image real[])
-language plpgsql stable parallel safe rows 10
+language plpgsql stable parallel unsafe rows 10
 set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -56,7 +57,7 @@ comment on function sql_diffusion.numpy_generate(bigint[], text, int, int[], tex
 create function @extschema@.ddpm_steps(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default 0, backend text default null)
   returns table (step int, timestep int, sample real[], pred_original_sample real[])
-language sql stable parallel safe rows 50
+language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
   from sql_diffusion.ddpm_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) s
@@ -73,7 +74,7 @@ comment on function @extschema@.ddpm_steps(bigint, text, int, int[], text, real,
 create function @extschema@.ddpm_generate(seeds bigint[], model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default 0, backend text default null)
   returns table (seed bigint, image real[])
-language sql stable parallel safe rows 10
+language sql stable parallel unsafe rows 10
 begin atomic
   select g.seed, g.image
   from sql_diffusion.ddpm_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) g
@@ -88,7 +89,7 @@ comment on function @extschema@.ddpm_generate(bigint[], text, int, int[], text, 
 
 create function @extschema@.ddpm_generate(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default 0, backend text default null) returns real[]
-language sql stable parallel safe
+language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.ddpm_generate(array[seed], model, num_inference_steps, timesteps, scheduler, eta, backend) g;

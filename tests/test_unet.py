@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import torch
 from psycopg import Connection
+
 from reference import SMALL, VARIATIONS, insert_model, random_unet, relative_error
 
 
@@ -40,7 +41,9 @@ def test_parameters_asked_for_are_those_of_diffusers(connection: Connection, rng
             for key in {parameter.rpartition(".")[0] for parameter in state}
         }
         config = json.dumps({key: value for key, value in unet.config.items() if not key.startswith("_")})
-        rows = connection.execute("select key, weight_shape, bias_shape from sql_diffusion.unet_parameters(%s)", [config])
+        rows = connection.execute(
+            "select key, weight_shape, bias_shape from sql_diffusion.unet_parameters(%s)", [config]
+        )
         assert {key: (weight, bias) for key, weight, bias in rows} == theirs
 
 
@@ -96,7 +99,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("variation", "named"), REFUSED.values(), ids=REFUSED.keys())
-def test_unsupported_settings_are_refused_by_name(connection: Connection, variation: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(
+    connection: Connection, variation: dict[str, Any], named: str
+) -> None:
     connection.execute(
         """insert into sql_diffusion.models (name, pipeline, scheduler) values ('refused', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}')"""
     )
@@ -110,8 +115,6 @@ def test_unsupported_settings_are_refused_by_name(connection: Connection, variat
 def test_another_component_is_refused(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="vae"):
         connection.execute("select sql_diffusion.check_component('vae', '{}')")
-
-
 
 
 UNFINISHED: dict[str, tuple[str, str]] = {
@@ -143,7 +146,9 @@ UNFINISHED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), UNFINISHED.values(), ids=UNFINISHED.keys())
-def test_an_unfinished_model_is_refused(connection: Connection, rng: np.random.Generator, damage: str, message: str) -> None:
+def test_an_unfinished_model_is_refused(
+    connection: Connection, rng: np.random.Generator, damage: str, message: str
+) -> None:
     insert_model(connection, "random", random_unet(rng))
     assert connection.execute("select sql_diffusion.check_model('random')").fetchone() == (True,)
     connection.execute(damage)
@@ -160,7 +165,7 @@ def test_an_unfinished_model_is_refused(connection: Connection, rng: np.random.G
     [
         ("null", "unet: sample is null"),
         ("'{}'", "unet: sample is empty"),
-        ("'{{1,2},{3,4}}'", "unet: sample has shape {2,2}, expected 3 dimensions"),
+        ("'{{1,2},{3,4}}'", r"unet: sample has shape \{2,2\}, expected 3 dimensions"),
         ("array_fill(0::real, '{1,8,8}')", "unet: sample has 1 channels, expected 3"),
         ("array_fill(0::real, '{3,7,8}')", "unet: sample is 7 high and 8 wide, expected multiples of 2"),
         ("array_fill('NaN'::real, '{3,8,8}')", "NaN"),

@@ -18,7 +18,7 @@ begin atomic
          end;
   select case when heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0 then
            sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),
-                                     array_length(p.weight, 1), key))
+                                     array_length(p.weight, 1), attention_block.key))
          end
   from sql_diffusion.parameters p
   where p.model = attention_block.model and p.component = attention_block.component and p.key = attention_block.key || '.to_q';

@@ -25,7 +25,9 @@ return (
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
                (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
        -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
-       lateral (select case when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
+       lateral (select case when greatest(size.keys, size.value_features) > 8190 then
+                         sql_diffusion.fail(format('%s has %s keys of %s features, expected at most 8190 of either', name, size.keys, size.value_features), errcode => '0A000')::int
+                       when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
                        else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        end as q,
                        least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,

@@ -1,0 +1,659 @@
+"""The functions of schema sql_diffusion_numpy: arguments from PostgreSQL, checked; results for it. Each is the twin
+of the function of schema sql_diffusion with its name, where it is explained, and refuses what that one refuses in the
+same words."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import doctor as diagnosis
+from . import parameters, pipeline, random, schedulers, session, unet
+from . import tensors as tensor_functions
+from .errors import Refused, fail
+from .layers import add as sums
+from .layers import attention_block as attention_module
+from .layers import concatenate as concatenation
+from .layers import conv2d as convolution
+from .layers import downsample as downsample_module
+from .layers import group_norm as normalisation
+from .layers import interpolate_nearest as interpolation
+from .layers import linear as linear_layer
+from .layers import pad as padding_layer
+from .layers import resnet_block as resnet_module
+from .layers import scaled_dot_product_attention as attention
+from .layers import silu as activation_function
+from .layers import timestep_embedding as embedding
+from .layers import upsample as upsample_module
+from .layers.conv2d import Activation, Piece
+from .layers.modules import Network, PlanRow
+from .tensors import braces, check_same_shape, check_shape, check_values, tensor
+
+Function = Callable[..., Any]
+
+
+# What sql_diffusion.fail raises; an error of any other kind, a cancel above all, is PostgreSQL's own and passes as it
+# is.
+OURS = ("22023", "42704", "55000", "0A000")
+
+
+def postgres_error(plpy: Any, error: Exception) -> Exception:
+    """The error as PostgreSQL is to show it.
+
+    PL/Python puts the name of the exception's type and a colon before the message. Messages begin with the name of the
+    function and a colon, so that name makes the type, and the words are those of the SQL function.
+    """
+    if isinstance(error, Refused):
+        message, hint, sqlstate = error.message, error.hint, error.sqlstate
+    else:  # raised by a function in SQL that was called through plpy
+        message, hint, sqlstate = str(error), error.spidata[2], error.sqlstate  # type: ignore[attr-defined]
+    name, colon, rest = message.partition(": ")
+    if not colon:
+        name, rest = "sql_diffusion", message
+    shown: Exception = type(name, (plpy.Error,), {"__module__": "builtins"})(rest)
+    shown.sqlstate = sqlstate  # type: ignore[attr-defined]
+    if hint is not None:
+        shown.hint = hint  # type: ignore[attr-defined]
+    return shown
+
+
+@contextlib.contextmanager
+def errors(plpy: Any) -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        raise postgres_error(plpy, error) from None
+    except plpy.SPIError as error:
+        if error.sqlstate not in OURS:
+            raise
+        raise postgres_error(plpy, error) from None
+
+
+def boundary(function: Function) -> Function:
+    """A function that PostgreSQL calls: what it refuses becomes PostgreSQL's error.
+
+    Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
+    """
+
+    @functools.wraps(function)
+    def call(plpy: Any, *arguments: Any) -> Any:
+        with errors(plpy):
+            result = function(plpy, *arguments)
+            if inspect.isgenerator(result):
+                return itertools.chain(list(itertools.islice(result, 1)), result)
+            return result
+
+    return call
+
+
+def checked(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
+    array = tensor(value, name, dimensions)
+    check_values(array, name, value)
+    return array
+
+
+def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
+    return None if value is None else checked(value, name, dimensions)
+
+
+# Tensors
+
+
+@boundary
+def reshape(plpy: Any, input: Any, shape: Any) -> Any:
+    array = checked(input, "reshape: input")
+    return tensor_functions.reshape(array, check_shape(shape, "reshape: shape")).tolist()
+
+
+@boundary
+def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
+    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape")).tolist()
+
+
+# Layers
+
+
+@boundary
+def silu(plpy: Any, input: Any) -> Any:
+    return activation_function.silu(checked(input, "silu: input")).tolist()
+
+
+@boundary
+def add(plpy: Any, a: Any, b: Any) -> Any:
+    return sums.add(checked(a, "add: a"), checked(b, "add: b")).tolist()
+
+
+@boundary
+def add_channels(plpy: Any, input: Any, vector: Any) -> Any:
+    return sums.add_channels(
+        checked(input, "add_channels: input"), checked(vector, "add_channels: vector", "channels")
+    ).tolist()
+
+
+@boundary
+def concatenate(plpy: Any, a: Any, b: Any) -> Any:
+    shape = "channels, height, width"
+    return concatenation.concatenate(checked(a, "concatenate: a", shape), checked(b, "concatenate: b", shape)).tolist()
+
+
+@boundary
+def pad(plpy: Any, input: Any, left: int, right: int, top: int, bottom: int, value: float) -> Any:
+    array = checked(input, "pad: input", "channels, height, width")
+    if not np.isfinite(value):
+        fail(f"pad: value is {_number(value)}, expected a finite number")
+    return padding_layer.pad(array, left, right, top, bottom, value).tolist()
+
+
+@boundary
+def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
+    array = checked(input, "interpolate_nearest: input", "channels, height, width")
+    return interpolation.interpolate_nearest(array, scale_factor).tolist()
+
+
+@boundary
+def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
+    return linear_layer.linear(
+        checked(input, "linear: input"),
+        checked(weight, "linear: weight", "out, in"),
+        optional(bias, "linear: bias", "out"),
+    ).tolist()
+
+
+@boundary
+def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, padding: int | None) -> Any:
+    x = checked(input, "conv2d: input", "channels, height, width")
+    w = checked(weight, "conv2d: weight", "out, in, height, width")
+    b = optional(bias, "conv2d: bias", "out")
+    if stride is None or stride < 1:
+        fail(f"conv2d: stride is {_number(stride)}, expected at least 1")
+    if padding is None or padding < 0:
+        fail(f"conv2d: padding is {_number(padding)}, expected at least 0")
+    if len(x) != w.shape[1]:
+        fail(f"conv2d: input has {len(x)} channels, expected {w.shape[1]}, as weight of shape {braces(w.shape)} takes")
+    if b is not None and len(b) != len(w):
+        fail(f"conv2d: bias has {len(b)} elements, expected one for each of the {len(w)} output channels of weight")
+    if x.shape[1] + 2 * padding < w.shape[2] or x.shape[2] + 2 * padding < w.shape[3]:
+        fail(
+            f"conv2d: input of shape {braces(x.shape)} with padding {padding} "
+            f"is smaller than the kernel of weight of shape {braces(w.shape)}"
+        )
+    return convolution.conv2d(x, w, b, stride, padding).tolist()
+
+
+@boundary
+def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias: Any, eps: float | None) -> Any:
+    x = checked(input, "group_norm: input")
+    w, b = optional(weight, "group_norm: weight", "channels"), optional(bias, "group_norm: bias", "channels")
+    if num_groups is None or num_groups < 1 or len(x) % num_groups:
+        fail(f"group_norm: num_groups is {_number(num_groups)}, expected a divisor of the {len(x)} channels of input")
+    for vector, name in ((w, "weight"), (b, "bias")):
+        if vector is not None and len(vector) != len(x):
+            fail(
+                f"group_norm: {name} has {len(vector)} elements, "
+                f"expected one for each of the {len(x)} channels of input"
+            )
+    if eps is None or not 0 <= eps < float("inf"):
+        fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
+    return normalisation.group_norm(x, num_groups, w, b, eps).tolist()
+
+
+@boundary
+def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) -> Any:
+    session.begin(plpy)
+    name = "scaled_dot_product_attention"
+    return attention.scaled_dot_product_attention(
+        checked(query, f"{name}: query"), checked(key, f"{name}: key"), checked(value, f"{name}: value")
+    ).tolist()
+
+
+@boundary
+def timestep_embedding(
+    plpy: Any,
+    timestep: float,
+    embedding_dim: int,
+    flip_sin_to_cos: bool,
+    downscale_freq_shift: float,
+    max_period: float,
+) -> Any:
+    check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
+    return embedding.timestep_embedding(
+        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
+    ).tolist()
+
+
+def check_timestep_embedding(
+    timestep: float, embedding_dim: int, downscale_freq_shift: float, max_period: float
+) -> None:
+    name, half = "timestep_embedding", embedding_dim // 2
+    if not np.isfinite(timestep):
+        fail(f"{name}: timestep is {_number(timestep)}, expected a finite number")
+    if embedding_dim < 2:
+        fail(f"{name}: embedding_dim is {embedding_dim}, expected at least 2")
+    if not (half - downscale_freq_shift > 0 and downscale_freq_shift > -float("inf")):
+        fail(
+            f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, "
+            f"expected less than half of embedding_dim, {half}"
+        )
+    if not 0 < max_period < float("inf"):
+        fail(f"{name}: max_period is {_number(max_period)}, expected a finite number above 0")
+
+
+# Blocks: one row of a plan, run on its own
+
+
+def _activation(array: np.ndarray) -> Activation:
+    return [Piece(np.ascontiguousarray(array.transpose(1, 2, 0))[None], None)]
+
+
+def _read_module(plpy: Any, name: str, model: str, component: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    parameter = parameters.read_parameter(plpy, model, component, key)
+    if parameter is None:
+        session.query(
+            plpy, "select sql_diffusion.check_parameter($1, $2, $3, $4)", ["text"] * 4, [model, component, key, name]
+        )
+    assert parameter is not None
+    return parameter
+
+
+def _block(
+    plpy: Any, row: PlanRow, array: np.ndarray, model: str, component: str, first: str
+) -> tuple[Network, Activation]:
+    """The network that has this row alone. first is the module that takes the input."""
+    name = row.operation
+
+    @functools.cache
+    def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        return _read_module(plpy, name, model, component, key)
+
+    weight = read(first)[0]
+    expected = weight.shape[0] if weight.ndim == 1 else weight.shape[1]
+    if len(array) != expected:
+        shape = "" if weight.ndim == 1 else f" of shape {braces(weight.shape)}"
+        fail(f"{name}: input has {len(array)} channels, expected {expected}, as {first}{shape} takes")
+    groups = row.settings.get("num_groups", 1)
+    if weight.ndim == 1 and (groups is None or groups < 1 or len(array) % groups):
+        fail(f"{name}: num_groups is {_number(groups)}, expected a divisor of the {len(array)} channels of input")
+    if row.operation == "resnet_block":
+        row = row._replace(in_channels=len(array), out_channels=len(read(f"{row.key}.conv1")[0]))
+    layout = unet.lay_out([row], read, array.shape[1], array.shape[2])
+    return unet.assemble_network(layout), _activation(array)
+
+
+def _finish(activation: Activation) -> Any:
+    return unet.channels_first(activation)[0].tolist()
+
+
+def _check_scale_factor(name: str, output_scale_factor: float | None) -> None:
+    if output_scale_factor is None or not 0 < abs(output_scale_factor) < float("inf"):
+        fail(f"{name}: output_scale_factor is {_number(output_scale_factor)}, expected a finite number other than 0")
+
+
+@boundary
+def resnet_block(
+    plpy: Any,
+    input: Any,
+    temb: Any,
+    model: str,
+    key: str,
+    num_groups: int | None,
+    eps: float,
+    time_scale_shift: str | None,
+    output_scale_factor: float | None,
+    component: str,
+) -> Any:
+    session.begin(plpy)
+    x = checked(input, "resnet_block: input", "channels, height, width")
+    time = optional(temb, "resnet_block: temb", "features")
+    if time_scale_shift not in ("default", "scale_shift"):
+        fail(f"resnet_block: time_scale_shift is {time_scale_shift or 'null'}, expected default or scale_shift")
+    _check_scale_factor("resnet_block", output_scale_factor)
+    settings = {
+        "num_groups": num_groups,
+        "eps": eps,
+        "time_scale_shift": time_scale_shift,
+        "output_scale_factor": output_scale_factor,
+    }
+    row = PlanRow(1, "resnet_block", key, False, False, 0, 0, settings)
+    if time is not None:
+        projection = _read_module(plpy, "resnet_block", model, component, f"{key}.time_emb_proj")[0]
+        if len(time) != projection.shape[1]:
+            fail(
+                f"resnet_block: the input of {key}.time_emb_proj has shape {braces(time.shape)}, "
+                f"expected a last dimension of {projection.shape[1]}"
+            )
+    network, activation = _block(plpy, row, x, model, component, f"{key}.norm1")
+    no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
+    projected = no_time if time is None else unet.project(network, time)
+    return _finish(resnet_module.resnet_block(network, network.plan[0], activation, projected))
+
+
+@boundary
+def attention_block(
+    plpy: Any,
+    input: Any,
+    model: str,
+    key: str,
+    heads: int | None,
+    num_groups: int | None,
+    eps: float,
+    output_scale_factor: float | None,
+    component: str,
+) -> Any:
+    session.begin(plpy)
+    x = checked(input, "attention_block: input", "channels, height, width")
+    _check_scale_factor("attention_block", output_scale_factor)
+    outs = len(_read_module(plpy, "attention_block", model, component, f"{key}.to_q")[0])
+    if heads is None or heads < 1 or outs % heads:
+        fail(f"attention_block: heads is {_number(heads)}, expected a divisor of the {outs} outputs of {key}.to_q")
+    settings = {"heads": heads, "num_groups": num_groups, "eps": eps, "output_scale_factor": output_scale_factor}
+    row = PlanRow(1, "attention_block", key, False, False, len(x), len(x), settings)
+    first = f"{key}.to_q" if num_groups is None else f"{key}.group_norm"
+    network, activation = _block(plpy, row, x, model, component, first)
+    return _finish(attention_module.attention_block(network, row, activation))
+
+
+@boundary
+def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None, component: str) -> Any:
+    session.begin(plpy)
+    x = checked(input, "downsample: input", "channels, height, width")
+    if padding not in (0, 1):
+        fail(f"downsample: padding is {_number(padding)}, expected 0 or 1")
+    row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})
+    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    return _finish(downsample_module.downsample(network, row, activation))
+
+
+@boundary
+def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any:
+    session.begin(plpy)
+    x = checked(input, "upsample: input", "channels, height, width")
+    row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
+    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    return _finish(upsample_module.upsample(network, row, activation))
+
+
+# The network
+
+
+def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) -> np.ndarray:
+    channels = model.shape[0]
+    factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
+    array = checked(sample, "unet: sample", "channels, height, width")
+    if len(array) != channels:
+        fail(f"unet: sample has {len(array)} channels, expected {channels}")
+    _, height, width = array.shape
+    if height % factor or width % factor:
+        fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
+    if timestep is None or not np.isfinite(timestep):
+        fail(f"unet: timestep is {_number(timestep)}, expected a finite number")
+    return array
+
+
+def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> tuple[Network, np.ndarray]:
+    session.begin(plpy)
+    model = parameters.get_model(plpy, name, lambda: session.cancel_point(plpy))
+    return model.network, _check_sample(model, sample, timestep)[None]
+
+
+@boundary
+def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
+    network, array = _unet(plpy, sample, timestep, model)
+    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    session.give_memory_back()
+    return output
+
+
+@boundary
+def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> Iterator[Any]:
+    network, array = _unet(plpy, sample, timestep, model)
+    for row, activation, norm in unet.run_steps(network, array, timestep):
+        session.cancel_point(plpy)
+        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0].tolist()
+
+
+@boundary
+def time_embedding(
+    plpy: Any,
+    timestep: float,
+    model: str,
+    key: str,
+    embedding_dim: int,
+    flip_sin_to_cos: bool,
+    downscale_freq_shift: float,
+    component: str,
+) -> Any:
+    check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, 10000)
+    settings = {
+        "embedding_dim": embedding_dim,
+        "flip_sin_to_cos": flip_sin_to_cos,
+        "downscale_freq_shift": downscale_freq_shift,
+    }
+    row = PlanRow(1, "time_embedding", key, False, False, 0, 0, settings)
+    first = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_1")[0]
+    if first.shape[1] != embedding_dim:
+        fail(
+            f"time_embedding: the input of {key}.linear_1 has shape {braces([embedding_dim])}, "
+            f"expected a last dimension of {first.shape[1]}"
+        )
+    layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
+    return unet.time_embedding(unet.assemble_network(layout), row, timestep).tolist()
+
+
+# Random numbers
+
+
+def _generator(generator: random.Generator) -> dict[str, Any]:
+    return {
+        "words": [int(word) for word in generator.words],
+        "position": generator.position,
+        "next_normal": generator.next_normal,
+    }
+
+
+@boundary
+def manual_seed(plpy: Any, seed: int) -> Any:
+    return _generator(random.manual_seed(seed))
+
+
+@boundary
+def randn(plpy: Any, seed: int, shape: Any) -> Any:
+    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0].tolist()
+
+
+@boundary
+def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
+    sizes = check_shape(shape, "randn: shape")
+    sample, after = random.randn(random.check_generator(generator), sizes)
+    return {"sample": sample.tolist(), "next": _generator(after)}
+
+
+# Schedulers
+
+
+@boundary
+def noise_schedule(plpy: Any, config: str) -> Iterator[Any]:
+    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
+    betas, alphas_cumprod = schedulers.noise_schedule(json.loads(row["config"]))
+    for timestep, (beta, alpha_cumprod) in enumerate(zip(betas, alphas_cumprod, strict=True)):
+        yield timestep, float(beta), float(alpha_cumprod)
+
+
+@boundary
+def inference_timesteps(plpy: Any, config: str, count: int) -> Iterator[Any]:
+    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
+    yield from enumerate(schedulers.inference_timesteps(json.loads(row["config"]), count), 1)
+
+
+_CHECK_SCHEDULE = """
+select sql_diffusion.check_scheduler($1),
+       sql_diffusion.check_timesteps($1, $3, $4, $5),
+       sql_diffusion.scheduler_name($2) as name,
+       sql_diffusion.scheduler_config($1)::text as config
+"""
+
+
+def _schedule(
+    plpy: Any, config: str, scheduler: str | None, steps: int | None, timesteps: Any, eta: float | None
+) -> list[schedulers.ScheduleStep]:
+    types = ["jsonb", "text", "int", "int[]", "real"]
+    [row] = session.query(plpy, _CHECK_SCHEDULE, types, [config, scheduler, steps, timesteps, eta])
+    assert eta is not None
+    return schedulers.scheduler_timesteps(json.loads(row["config"]), row["name"], steps, timesteps, eta)
+
+
+@boundary
+def scheduler_timesteps(
+    plpy: Any, config: str, scheduler: str, steps: int | None, timesteps: Any, eta: float
+) -> Iterator[Any]:
+    yield from _schedule(plpy, config, scheduler, steps, timesteps, eta)
+
+
+@boundary
+def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any) -> Any:
+    x, output = checked(sample, "scheduler_step: sample"), checked(model_output, "scheduler_step: model_output")
+    check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    drawn = None
+    if step["draws_noise"]:
+        drawn = checked(noise, "scheduler_step: noise")
+        check_same_shape(drawn, x, "scheduler_step: noise", "sample")
+    row = schedulers.ScheduleStep(**{field: step[field] for field in schedulers.ScheduleStep._fields})
+    previous, original = schedulers.scheduler_step(output, x, drawn, row)
+    return {"prev_sample": previous.tolist(), "pred_original_sample": original.tolist()}
+
+
+def _training_config(plpy: Any, model: str, timestep: int) -> str:
+    session.query(plpy, "select sql_diffusion.component_config($1)", ["text"], [model])
+    [row] = session.query(
+        plpy, "select m.scheduler::text as config from sql_diffusion.models m where m.name = $1", ["text"], [model]
+    )
+    return row["config"]
+
+
+@boundary
+def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -> Any:
+    x, drawn = checked(original, "add_noise: original"), checked(noise, "add_noise: noise")
+    check_same_shape(drawn, x, "add_noise: noise", "original")
+    config = _training_config(plpy, model, timestep)
+    _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
+    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
+    alpha_cumprod = schedulers.noise_schedule(json.loads(row["config"]))[1][timestep]
+    return (np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn).tolist()
+
+
+@boundary
+def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep: int, model: str) -> Any:
+    [step] = _schedule(plpy, _training_config(plpy, model, timestep), "ddpm", None, [timestep], 0.0)
+    x = checked(sample, "predict_original_sample: sample")
+    output = checked(model_output, "scheduler_step: model_output")
+    check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    return schedulers.scheduler_step(output, x, None, step)[1].tolist()
+
+
+@boundary
+def denormalize(plpy: Any, sample: Any) -> Any:
+    return pipeline.denormalize(checked(sample, "denormalize: sample")).tolist()
+
+
+# Pipelines
+
+_SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5) s"
+
+
+def _pictures_at_once(shape: list[int]) -> int:
+    """Of a batch, so that its memory stays bounded: 16 of 64 x 64."""
+    return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
+
+
+def _sample(
+    plpy: Any,
+    seeds: list[int],
+    model: str | None,
+    steps: int | None,
+    timesteps: Any,
+    scheduler: str | None,
+    eta: float | None,
+) -> Iterator[tuple[list[int], schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """-> the seeds of a batch, the step, whether it is the last, samples and guesses of the finished ones."""
+    if not seeds:
+        return
+    progress = session.progress_of(plpy, session.begin(plpy))
+    network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
+    types = ["text", "int", "int[]", "text", "real"]
+    rows = session.query(plpy, _SCHEDULE, types, [model, steps, timesteps, scheduler, eta])
+    schedule = [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
+    many = _pictures_at_once(shape)
+    for first in range(0, len(seeds), many):
+        batch = seeds[first : first + many]
+        which = "" if len(seeds) == 1 else f", pictures {first + 1} to {first + len(batch)} of {len(seeds)}"
+
+        def between(step: schedulers.ScheduleStep, which: str = which) -> None:
+            session.cancel_point(plpy)
+            progress(f"step {step.step} of {len(schedule)}{which}")
+
+        for step, sample, original in pipeline.sample_steps(network, schedule, batch, shape, between):
+            yield batch, step, step.step == len(schedule), sample, original
+    session.give_memory_back()
+
+
+@boundary
+def ddpm_steps(
+    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
+) -> Iterator[Any]:
+    if seed is None:
+        fail("seed is null, expected an integer")
+    for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
+        yield step.step, step.timestep, sample[0].tolist(), original[0].tolist()
+
+
+@boundary
+def ddpm_generate(
+    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
+) -> Any:
+    if seed is None:
+        fail("seed is null, expected an integer")
+    picture = None
+    for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
+        if last:
+            picture = pipeline.denormalize(sample[0]).tolist()
+    return picture
+
+
+@boundary
+def ddpm_generate_many(
+    plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
+) -> Any:
+    flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
+    if None in flat:
+        fail("seed is null, expected an integer")
+    # All are made before the first row goes out; as arrays they take little.
+    pictures = [
+        (seed, picture)
+        for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
+        if last
+        for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
+    ]
+    return ((seed, picture.tolist()) for seed, picture in pictures)
+
+
+@boundary
+def doctor(plpy: Any) -> Iterator[Any]:
+    session.begin(plpy)
+    yield from diagnosis.diagnose(plpy)
+
+
+def _number(value: float | None) -> str:
+    """A number as PostgreSQL writes it."""
+    if value is None:
+        return "null"
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), -float("inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,353 @@
+"""Convolutions, all by one bilinear algorithm.
+
+A convolution of one dimension is out = A [(G w) * (B x)] for a tile x of the input: gather tiles, transform them with
+B, multiply with weights that were transformed with G when they were read, transform back with A. In two dimensions
+each matrix is its own Kronecker product; with channels, the product in the middle is one matrix product for each of
+its entries. What differs is the matrices:
+
+- direct: B and G are identities, A adds up the taps (that is im2col, the sum taken after the products);
+- Winograd F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): 16 products for 4 pixels
+  and 36 for 16 where the direct way takes 36 and 144;
+- upsample: F(4x4, 3x3) of a picture whose pixels were all doubled. B then has equal columns, which merge, and the row
+  that belongs to the point -1 vanishes, since a doubled signal is a polynomial with the factor (1 + x): 25 products
+  are left.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..threads import get_count, parallel, share, workspace
+from .group_norm import Norm, Statistics, channel_statistics, merge_statistics
+
+
+class Algorithm(NamedTuple):
+    name: str
+    size: int  # rows of input that a tile reads
+    step: int  # rows of input from one tile to the next
+    out: int  # rows of output that a tile makes
+    b: np.ndarray | None  # (points, size), None for the identity
+    g: np.ndarray  # (points, kernel)
+    a: np.ndarray  # (out, points)
+
+
+_B4 = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+_G4 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_A4 = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+_DOUBLE = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+_LEFT = [0, 1, 3, 4, 5]  # the points of F(4) without -1
+
+WINOGRAD2 = Algorithm(
+    "winograd2", 4, 2, 2,
+    np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+    np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+)  # fmt: skip
+WINOGRAD4 = Algorithm("winograd4", 6, 4, 4, _B4, _G4, _A4)
+UPSAMPLE = Algorithm("upsample", 4, 2, 4, (_B4 @ _DOUBLE)[_LEFT], _G4[_LEFT], _A4[:, _LEFT])
+
+
+def direct(kernel: int, stride: int) -> Algorithm:
+    return Algorithm("direct", kernel, stride, 1, None, np.eye(kernel), np.ones((1, kernel)))
+
+
+class Convolution(NamedTuple):
+    """A convolution as it is kept: the algorithm and the weight in the order in which its products read it."""
+
+    algorithm: Algorithm
+    weight: np.ndarray  # (points, in blocks, out blocks, in block, out block)
+    bias: np.ndarray  # (out)
+    points: np.ndarray | None  # B in two dimensions: (points, size * size), None for the identity
+    pixels: np.ndarray  # A in two dimensions, repeated for each in block: (out * out, points * in blocks)
+    padding: tuple[int, int, int, int]  # left, right, top, bottom, of the input
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[2] * self.weight.shape[4]
+
+
+def choose_algorithm(in_channels: int, out_channels: int, height: int, width: int) -> Algorithm:
+    """The cheapest way for a 3x3 convolution of stride 1, counted in multiply-adds for one picture.
+
+    A weight is counted as 60: it must be fetched from memory, and kept.
+    """
+
+    def cost(algorithm: Algorithm) -> int:
+        tiles = -(-height // algorithm.out) * -(-width // algorithm.out)
+        points = algorithm.g.shape[0] ** 2
+        products = (tiles + 60) * points * in_channels * out_channels
+        if algorithm.b is None:
+            return products
+        # The transforms, and some 20 for each value that is copied on the way.
+        return products + tiles * points * (
+            (algorithm.size**2 + 20) * in_channels + (algorithm.out**2 + 20) * out_channels
+        )
+
+    return min((direct(3, 1), WINOGRAD2, WINOGRAD4), key=cost)
+
+
+def _block(channels: int, most: int) -> int:
+    """The largest divisor of channels that is at most so many; channels itself where there is no fair one."""
+    best = max(size for size in range(1, min(channels, most) + 1) if channels % size == 0)
+    return best if 4 * best >= min(channels, most) else channels
+
+
+def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
+    """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
+
+    OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
+    10^6: the weight is cut into blocks for that.
+    """
+    outs, ins = weight.shape[:2]
+    in_block = _block(ins, 256)
+    out_block = _block(outs, 64 if in_block <= 128 else 32)
+    transform = np.kron(algorithm.g, algorithm.g)  # (points, kernel * kernel)
+    # (points, in, out); in float64, so that the transform costs no accuracy
+    points = np.tensordot(transform, weight.reshape(outs, ins, -1).astype(np.float64), (1, 2)).transpose(0, 2, 1)
+    blocks = points.reshape(-1, ins // in_block, in_block, outs // out_block, out_block).swapaxes(2, 3)
+    return np.ascontiguousarray(blocks, np.float32)
+
+
+def assemble(
+    algorithm: Algorithm, weight: np.ndarray, bias: np.ndarray, padding: tuple[int, int, int, int]
+) -> Convolution:
+    """A convolution from a weight that was laid out."""
+    b, a = algorithm.b, np.kron(algorithm.a, algorithm.a)
+    return Convolution(
+        algorithm,
+        weight,
+        bias,
+        None if b is None else np.kron(b, b).astype(np.float32),
+        np.repeat(a, weight.shape[1], axis=1).astype(np.float32),
+        padding,
+    )
+
+
+class Piece(NamedTuple):
+    """Some channels of an activation. An activation is a list of pieces: to concatenate is to append."""
+
+    values: np.ndarray  # (batch, height, width, channels)
+    statistics: Statistics | None
+
+
+Activation = list[Piece]
+
+
+def extent(activation: Activation) -> tuple[int, int, int, int]:
+    batch, height, width, _ = activation[0].values.shape
+    return batch, height, width, sum(piece.values.shape[3] for piece in activation)
+
+
+def statistics_of(activation: Activation) -> Statistics:
+    """Of all pieces side by side; taken now where a piece has none."""
+    means, deviations = [], []
+    for values, statistics in activation:
+        if statistics is None:
+            channels = values.shape[3]
+            taken = [channel_statistics(picture.reshape(-1, channels)) for picture in values]
+            statistics = Statistics(np.array([part[1] for part in taken]), np.array([part[2] for part in taken]))
+        means.append(statistics.mean)
+        deviations.append(statistics.deviation)
+    if len(activation) == 1:
+        return Statistics(means[0], deviations[0])
+    return Statistics(np.concatenate(means, axis=1), np.concatenate(deviations, axis=1))
+
+
+# Values that are worked on at a time, so that they stay in the cache between one operation and the next
+_CACHED = 1 << 15  # of a norm
+_TOGETHER = 1 << 16  # of a product
+_PADDED = 1 << 18  # of the input
+
+
+def _read_rows(
+    padded: np.ndarray, activation: Activation, norm: Norm | None, picture: int, first: int, left: int
+) -> None:
+    """Fill padded (rows, columns, channels) with the picture's rows from first on, normalised, zeros outside it."""
+    rows, columns, _ = padded.shape
+    _, height, width, _ = activation[0].values.shape
+    begin, end = max(0, -first), min(rows, height - first)
+    right = min(columns, left + width)
+    padded[:begin] = 0
+    padded[end:] = 0
+    padded[begin:end, :left] = 0
+    padded[begin:end, right:] = 0
+    channel = 0
+    for values, _ in activation:
+        channels = values.shape[3]
+        source = values[picture, first + begin : first + end]  # (rows, width, channels)
+        target = padded[begin:end, left:right, channel : channel + channels]
+        if norm is None:
+            target[...] = source[:, : right - left]
+        else:
+            # Of SiLU, x / (1 + exp(-x)) = h + h tanh(h) with h = x / 2: no overflow, and one pass less.
+            half = np.float32(0.5 if norm.silu else 1)
+            scale = np.tile(norm.scale[picture, channel : channel + channels].astype(np.float32) * half, width)
+            shift = np.tile(norm.shift[picture, channel : channel + channels].astype(np.float32) * half, width)
+            lines = max(1, _CACHED // scale.size)
+            for line in range(0, end - begin, lines):
+                chunk = source[line : line + lines]
+                affine = workspace("affine", *chunk.shape)
+                flat = affine.reshape(len(chunk), -1)
+                np.multiply(chunk.reshape(len(chunk), -1), scale, out=flat)
+                np.add(flat, shift, out=flat)
+                if norm.silu:
+                    other = workspace("tanh", *chunk.shape)
+                    np.tanh(affine, out=other)
+                    np.multiply(affine, other, out=other)
+                    np.add(affine[:, : right - left], other[:, : right - left], out=target[line : line + lines])
+                else:
+                    target[line : line + lines] = affine[:, : right - left]
+        channel += channels
+
+
+def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """out = matrix @ columns, in blocks of columns that are small products in the sense of lay_out_weight."""
+    block = math.gcd(columns.shape[1], 512)
+    if block < 64:
+        np.matmul(matrix, columns, out=out)
+    else:
+        np.matmul(
+            matrix,
+            columns.reshape(len(columns), -1, block).swapaxes(0, 1),
+            out=out.reshape(len(out), -1, block).swapaxes(0, 1),
+        )
+
+
+def _multiply(tiles: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out)."""
+    points, count, _ = tiles.shape
+    _, in_blocks, out_blocks, in_block, out_block = weight.shape
+    product = workspace("product", points, in_blocks, count, out_blocks * out_block)
+    np.matmul(
+        tiles.reshape(points, count, in_blocks, 1, in_block).transpose(0, 2, 3, 1, 4),
+        weight,
+        out=product.reshape(points, in_blocks, count, out_blocks, out_block).swapaxes(2, 3),
+    )
+    return product.reshape(points * in_blocks, count, out_blocks * out_block)
+
+
+def convolve(
+    activation: Activation,
+    convolution: Convolution,
+    norm: Norm | None = None,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    output_scale: float = 1.0,
+    statistics: bool = True,
+) -> Activation:
+    """(conv2d(norm(activation)) + bias + residual) * output_scale, and the statistics of the result.
+
+    bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's
+    shape.
+    """
+    algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
+    _, size, step, out, _, _, _ = algorithm
+    batch, height, width, ins = extent(activation)
+    outs = convolution.out_channels
+    if algorithm.name == "upsample":
+        out_height, out_width = 2 * height, 2 * width
+    else:
+        kernel, stride = algorithm.g.shape[1], step // out
+        out_height = (height + top + bottom - kernel) // stride + 1
+        out_width = (width + left + right - kernel) // stride + 1
+    down, across = -(-out_height // out), -(-out_width // out)  # tiles
+    result = np.empty((batch, out_height, out_width, outs), np.float32)
+    columns = (across - 1) * step + size
+    in_blocks, in_block, out_block = weight.shape[1], weight.shape[3], weight.shape[4]
+
+    # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
+    # and products below 10^6 (lay_out_weight).
+    most = max(_TOGETHER // (weight.shape[0] * across * max(ins, outs * in_blocks)), 32 // across)
+    most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
+    # Tile rows whose input is read at a time: so that a session does not hold much memory.
+    read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
+
+    parts = share(batch * down, get_count())
+    taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
+
+    def work(part: int) -> None:
+        position, last = parts[part]
+        while position < last:
+            picture, first = divmod(position, down)
+            stop = min(down, first + last - position, first + read_at_once)
+            position += stop - first
+            rows = (stop - first - 1) * step + size
+            padded = None
+            if size == 1 and step == 1 and norm is None and len(activation) == 1:
+                lines = activation[0].values[picture, first : first + rows]
+            else:
+                lines = padded = workspace("padded", rows, columns, ins)
+                _read_rows(padded, activation, norm, picture, first * step - top, left)
+            for tile, end in share(stop - first, -(-(stop - first) // most)):
+                tile, many = first + tile, end - tile
+                block = lines[(tile - first) * step :]
+                if size == 1 and step == 1:
+                    tiles = block[:many].reshape(1, many * across, ins)
+                else:
+                    row, column, channel = block.strides
+                    window = np.ndarray(
+                        (size, size, many, across, ins), np.float32, block, 0,
+                        (row, column, step * row, step * column, channel),
+                    )  # fmt: skip
+                    tiles = workspace("tiles", size, size, many, across, ins)
+                    tiles[...] = window
+                    tiles = tiles.reshape(size * size, many * across, ins)
+                if points is not None:
+                    transformed = workspace("transformed", len(points), many * across, ins)
+                    _transform(points, tiles.reshape(len(tiles), -1), transformed.reshape(len(points), -1))
+                    tiles = transformed
+                product = _multiply(tiles, weight)
+                if len(product) > 1:
+                    summed = workspace("summed", out * out, many * across * outs)
+                    _transform(pixels, product.reshape(len(product), -1), summed)
+                    product = summed
+                product = product.reshape(out, out, many, across, outs).transpose(2, 0, 3, 1, 4)
+                begin, end = tile * out, min((tile + many) * out, out_height)
+                target = result[picture, begin:end]
+                addend = own_bias if bias is None else bias[picture]
+                if target.shape[0] == many * out and out_width == across * out:
+                    np.add(product, addend, out=target.reshape(many, out, across, out, outs))
+                else:
+                    whole = workspace("whole", many, out, across, out, outs)
+                    np.add(product, addend, out=whole)
+                    target[...] = whole.reshape(many * out, across * out, outs)[: end - begin, :out_width]
+                if residual is not None:
+                    np.add(target, residual[picture, begin:end], out=target)
+                if output_scale != 1:
+                    np.multiply(target, np.float32(output_scale), out=target)
+                if statistics:
+                    taken[part][picture].append(channel_statistics(target.reshape(-1, outs)))
+
+    parallel(work, len(parts))
+    if not statistics:
+        return [Piece(result, None)]
+    merged = [merge_statistics([entry for part in taken for entry in part[picture]]) for picture in range(batch)]
+    return [Piece(result, Statistics(np.array([m for m, _ in merged]), np.array([d for _, d in merged])))]
+
+
+def conv2d(
+    input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, stride: int = 1, padding: int = 0
+) -> np.ndarray:
+    """(in, height, width), (out, in, kernel height, kernel width), (out) -> (out, ..., ...), for any kernel: im2col."""
+    outs, _, *kernel = weight.shape
+    padded = np.pad(input, ((0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    windows = windows[:, ::stride, ::stride]  # (in, out height, out width, kernel height, kernel width)
+    _, height, width = windows.shape[:3]
+    columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, height * width)
+    output = np.matmul(weight.reshape(outs, -1), columns)
+    if bias is not None:
+        output += bias[:, None]
+    return output.reshape(outs, height, width)

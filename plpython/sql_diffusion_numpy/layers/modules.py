@@ -1,0 +1,106 @@
+"""Layers with their parameters: laid out once, when they are read, in the order in which the layers use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import conv2d
+from .conv2d import Activation, Convolution, extent, statistics_of
+from .group_norm import Norm, prepare_norm
+
+Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]  # key -> weight, bias
+Arrays = dict[str, np.ndarray]
+Padding = tuple[int, int, int, int]  # left, right, top, bottom
+
+ALGORITHMS = {
+    "winograd2": conv2d.WINOGRAD2,
+    "winograd4": conv2d.WINOGRAD4,
+    "upsample": conv2d.UPSAMPLE,
+    "direct1/1": conv2d.direct(1, 1),
+    "direct3/1": conv2d.direct(3, 1),
+    "direct3/2": conv2d.direct(3, 2),
+}
+
+
+class PlanRow(NamedTuple):
+    """A row of unet_plan(model)."""
+
+    step: int
+    operation: str
+    key: str
+    pops: bool
+    pushes: bool
+    in_channels: int
+    out_channels: int
+    settings: dict[str, Any]
+
+
+class Layout(NamedTuple):
+    """A network as it is kept: everything but the arrays is plain data, fit for JSON."""
+
+    plan: list[PlanRow]
+    convolutions: dict[str, tuple[str, Padding]]  # name -> algorithm, padding
+    arrays: Arrays
+
+
+class Network(NamedTuple):
+    """A network that runs."""
+
+    plan: list[PlanRow]
+    convolutions: dict[str, Convolution]
+    arrays: Arrays
+    projections: dict[str, slice]  # key of a resnet -> its part of the projected time embedding
+
+
+def zeros_for_none(bias: np.ndarray | None, count: int) -> np.ndarray:
+    return np.zeros(count, np.float32) if bias is None else bias
+
+
+def lay_out_convolution(
+    layout: Layout,
+    name: str,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    algorithm: str,
+    padding: Padding = (0, 0, 0, 0),
+) -> None:
+    """Of a weight (out, in, kernel, kernel), or (out, in) for a linear layer, which is a 1x1 kernel."""
+    if weight.ndim == 2:
+        weight = weight[:, :, None, None]
+    layout.convolutions[name] = (algorithm, padding)
+    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, ALGORITHMS[algorithm])
+    layout.arrays[name + ".bias"] = zeros_for_none(bias, len(weight))
+
+
+def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: int) -> None:
+    """A 3x3 convolution of padding 1 by the cheapest algorithm for a picture of this size, or a 1x1 convolution."""
+    weight, bias = read(name)
+    if weight.ndim == 4 and weight.shape[2] == 3:
+        cheapest = conv2d.choose_algorithm(weight.shape[1], weight.shape[0], height, width).name
+        algorithm = "direct3/1" if cheapest == "direct" else cheapest
+        lay_out_convolution(layout, name, weight, bias, algorithm, (1, 1, 1, 1))
+    else:
+        lay_out_convolution(layout, name, weight, bias, "direct1/1")
+
+
+def lay_out_norm(layout: Layout, read: Read, name: str) -> None:
+    weight, bias = read(name)
+    layout.arrays[name + ".weight"] = weight
+    layout.arrays[name + ".bias"] = zeros_for_none(bias, len(weight))
+
+
+def norm_of(network: Network, activation: Activation, name: str, num_groups: int, eps: float, silu: bool) -> Norm:
+    """The group norm with this name, of this activation."""
+    _, height, width, _ = extent(activation)
+    weight, bias = network.arrays[name + ".weight"], network.arrays[name + ".bias"]
+    return prepare_norm(statistics_of(activation), height * width, num_groups, eps, weight, bias, silu)
+
+
+def joined(activation: Activation) -> np.ndarray:
+    """The pieces of an activation in one array, (batch, height, width, channels)."""
+    if len(activation) == 1:
+        return activation[0].values
+    return np.concatenate([piece.values for piece in activation], axis=3)

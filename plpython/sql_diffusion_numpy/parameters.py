@@ -1,0 +1,163 @@
+"""From the tables to a network: read once, kept for the session, shared between sessions (cache.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import cache
+from .errors import fail
+from .layers.modules import Layout, Network, PlanRow
+from .session import give_memory_back, query
+from .tensors import read_array_send
+from .unet import assemble_network, lay_out
+
+KEPT = 8  # networks that a session keeps
+SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
+DEFAULT_FOLDER = (
+    "pg_stat_tmp/sql_diffusion"  # below the data directory, which is where a backend runs; backups leave it out
+)
+
+
+class Model(NamedTuple):
+    network: Network
+    shape: list[int]  # channels, height, width of a sample
+    shared: str | None  # the file that it is mapped from, None for the session's own copy
+
+
+_models: OrderedDict[tuple[str, str], tuple[str, Model]] = OrderedDict()  # database and model -> digest, network
+
+# What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can
+# change a value of a row and leave both as they are.
+_IDENTITY = """
+select sql_diffusion.component_config($1)::text as config,
+       sql_diffusion.sample_shape(sql_diffusion.unet_config(sql_diffusion.component_config($1))) as shape,
+       d.oid::bigint as database,
+       pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid,
+                            'sql_diffusion.parameters'::pg_catalog.regclass::oid) as place,
+       (select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.key, p.ctid, p.xmin), E'\\n'
+                                                    order by p.key collate "C"))
+        from sql_diffusion.parameters p
+        where p.model = $1
+          and p.component = 'unet') as parameters
+from pg_catalog.pg_database d,
+     pg_catalog.pg_control_system() s,
+     pg_catalog.pg_control_checkpoint() c
+where d.datname = pg_catalog.current_database()
+"""
+
+_PLAN = """
+select step, operation, key, pops, pushes, in_channels, out_channels, settings::text
+from sql_diffusion.unet_plan($1)
+"""
+
+_PARAMETER = """
+select pg_catalog.array_send(p.weight) as weight, pg_catalog.array_send(p.bias) as bias
+from sql_diffusion.parameters p
+where p.model = $1
+  and p.component = $2
+  and p.key = $3
+"""
+
+
+def get_model(plpy: Any, name: str | None, between: Callable[[], None] = lambda: None) -> Model:
+    """The network of a model, in the state in which this statement sees it."""
+    [identity] = query(plpy, _IDENTITY, ["text"], [name])
+    assert name is not None  # component_config refuses it
+    digest = hashlib.sha256(
+        json.dumps([SOURCE_DIGEST, name, identity["place"], identity["config"], identity["parameters"]]).encode()
+    ).hexdigest()
+    place = (identity["place"], name)
+    known = _models.get(place)
+    if known is not None and known[0] == digest:
+        _models.move_to_end(place)
+        return known[1]
+    _models.pop(place, None)
+    model = _load(plpy, name, identity, digest, between)
+    give_memory_back()
+    _models[place] = digest, model
+    while len(_models) > KEPT:
+        _models.popitem(last=False)
+    return model
+
+
+def _load(plpy: Any, name: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
+    file = cache.file_name(identity["database"], name, digest)
+    shape = list(identity["shape"])
+    try:
+        folder = cache.open_folder(cache_folder(plpy), make=True)
+    except cache.Unusable:
+        return Model(assemble_network(_read(plpy, name, shape)), shape, None)
+    try:
+        layout = None
+        try:
+            layout = cache.read(folder, file)
+        except cache.Unusable:
+            own = _read(plpy, name, shape)
+        if layout is not None:
+            return Model(assemble_network(layout), shape, file)
+        try:
+            try:
+                layout = cache.read(folder, file)  # another session may have been faster
+            except cache.Unusable:
+                cache.write(folder, file, own, between)
+                layout = cache.read(folder, file)
+                _sweep(plpy, folder, file, identity["database"])
+            return Model(assemble_network(layout), shape, file)
+        except cache.Unusable:
+            return Model(assemble_network(own), shape, None)
+    finally:
+        os.close(folder)
+
+
+def cache_folder(plpy: Any) -> str:
+    """Where the files are; sql_diffusion_numpy.cache_dir reads it where only a superuser can write."""
+    [row] = query(plpy, "select sql_diffusion_numpy.cache_dir() as folder", [], [])
+    if row["folder"] == "":
+        raise cache.Unusable("sql_diffusion.cache_dir is empty: sessions do not share networks")
+    return row["folder"] or DEFAULT_FOLDER
+
+
+def _sweep(plpy: Any, folder: int, keep: str, database: int) -> None:
+    databases = query(plpy, "select d.oid::bigint as oid from pg_catalog.pg_database d", [], [])
+    models = query(plpy, "select m.name from sql_diffusion.models m", [], [])
+    cache.sweep(folder, keep, [row["oid"] for row in databases], database, [row["name"] for row in models])
+
+
+def read_plan(plpy: Any, name: str) -> list[PlanRow]:
+    rows = query(plpy, _PLAN, ["text"], [name])
+    return [PlanRow(**{**row, "key": row["key"] or "", "settings": json.loads(row["settings"])}) for row in rows]
+
+
+def read_parameter(plpy: Any, model: str, component: str, key: str) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """weight and bias of a module, None where the model has none of this key."""
+    rows = query(plpy, _PARAMETER, ["text", "text", "text"], [model, component, key])
+    if not rows:
+        return None
+    weight = read_array_send(rows[0]["weight"])
+    bias = None if rows[0]["bias"] is None else read_array_send(rows[0]["bias"])
+    for array in (weight, bias):
+        if array is not None and not np.isfinite(array).all():
+            fail(
+                f'model "{model}" is unfinished: parameter {key} holds null, NaN or infinite values',
+                "Load the model again.",
+                "55000",
+            )
+    return weight, bias
+
+
+def _read(plpy: Any, name: str, shape: list[int]) -> Layout:
+    query(plpy, "select sql_diffusion.check_model($1)", ["text"], [name])
+
+    def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        parameter = read_parameter(plpy, name, "unet", key)
+        assert parameter is not None  # check_model saw to it
+        return parameter
+
+    return lay_out(read_plan(plpy, name), read, shape[1], shape[2])

@@ -1,0 +1,207 @@
+"""The Python package on its own, without a server, against PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from sql_diffusion_numpy import pipeline, random, threads
+from sql_diffusion_numpy.layers import conv2d
+from sql_diffusion_numpy.layers.conv2d import Activation, Algorithm, Convolution, Piece
+from sql_diffusion_numpy.layers.group_norm import apply_norm, group_norm, prepare_norm
+from sql_diffusion_numpy.layers.scaled_dot_product_attention import scaled_dot_product_attention
+from sql_diffusion_numpy.layers.timestep_embedding import timestep_embedding
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids=["one thread", "three threads"])
+def thread_count(request: pytest.FixtureRequest) -> None:
+    threads.set_count(request.param)
+
+
+def error(ours: np.ndarray, theirs: torch.Tensor) -> float:
+    reference = theirs.numpy().astype(np.float64)
+    assert ours.shape == reference.shape
+    assert ours.dtype == np.float32
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+def channels_last(tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.numpy().transpose(0, 2, 3, 1))
+
+
+def convolution(algorithm: Algorithm, weight: torch.Tensor, bias: torch.Tensor, *padding: int) -> Convolution:
+    left, right, top, bottom = padding
+    laid_out = conv2d.lay_out_weight(weight.numpy(), algorithm)
+    return conv2d.assemble(algorithm, laid_out, bias.numpy(), (left, right, top, bottom))
+
+
+def reference(
+    algorithm: Algorithm, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *padding: int
+) -> torch.Tensor:
+    x, weight, bias = x.double(), weight.double(), bias.double()
+    if algorithm.name == "upsample":
+        x = functional.interpolate(x, scale_factor=2)
+    return functional.conv2d(
+        functional.pad(x, padding),
+        weight,
+        bias,
+        stride=algorithm.step // algorithm.out if algorithm.name == "direct" else 1,
+    )
+
+
+ALGORITHMS: dict[str, tuple[Algorithm, tuple[int, int, int, int], float]] = {
+    "1x1": (conv2d.direct(1, 1), (0, 0, 0, 0), 1e-5),
+    "3x3": (conv2d.direct(3, 1), (1, 1, 1, 1), 1e-5),
+    "3x3, stride 2": (conv2d.direct(3, 2), (1, 1, 1, 1), 1e-5),
+    "3x3, stride 2, padded right and below": (conv2d.direct(3, 2), (0, 1, 0, 1), 1e-5),
+    "winograd2": (conv2d.WINOGRAD2, (1, 1, 1, 1), 1e-4),
+    "winograd4": (conv2d.WINOGRAD4, (1, 1, 1, 1), 1e-4),
+    "upsample": (conv2d.UPSAMPLE, (1, 1, 1, 1), 1e-4),
+}
+
+
+# (batch, in, out, height, width): channels in one block and in several, odd ones, tiles that do not fit, wide and high
+SHAPES = [
+    (1, 3, 8, 8, 8),
+    (2, 192, 64, 12, 20),
+    (3, 7, 5, 9, 11),
+    (1, 320, 96, 6, 5),
+    (5, 16, 3, 2, 2),
+    (1, 64, 64, 40, 33),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_convolutions(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> None:
+    algorithm, padding, tolerance = ALGORITHMS[name]
+    torch.manual_seed(int(rng.integers(2**32)))
+    batch, ins, outs, height, width = shape
+    kernel = algorithm.g.shape[1]
+    x = torch.randn(batch, ins, height, width)
+    weight, bias = torch.randn(outs, ins, kernel, kernel), torch.randn(outs)
+    [piece] = conv2d.convolve([Piece(channels_last(x), None)], convolution(algorithm, weight, bias, *padding))
+    theirs = reference(algorithm, x, weight, bias, *padding)
+    assert error(piece.values.transpose(0, 3, 1, 2), theirs) < tolerance
+    # and the statistics that it takes in passing
+    values = piece.values.reshape(batch, -1, outs).astype(np.float64)
+    assert piece.statistics is not None
+    assert np.allclose(piece.statistics.mean, values.mean(axis=1), atol=1e-5 * np.abs(values).max())
+    spread = ((values - values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    assert np.allclose(
+        piece.statistics.deviation, spread, rtol=1e-4, atol=1e-6 * values.shape[1] * np.abs(values).max() ** 2
+    )
+
+
+@pytest.mark.parametrize("name", ["3x3", "winograd4"])
+def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> None:
+    """group norm over two pieces, SiLU, convolution, a bias for each picture, a residual, a scale: in one call."""
+    algorithm, padding, tolerance = ALGORITHMS[name]
+    torch.manual_seed(int(rng.integers(2**32)))
+    a, b, residual = torch.randn(2, 20, 10, 9) + 3, torch.randn(2, 12, 10, 9), torch.randn(2, 8, 10, 9)
+    weight, bias = torch.randn(8, 32, 3, 3), torch.randn(2, 8)
+    gamma, beta = torch.randn(32), torch.randn(32)
+    activation: Activation = [Piece(channels_last(a), None), Piece(channels_last(b), None)]
+    norm = prepare_norm(conv2d.statistics_of(activation), 90, 4, 1e-5, gamma.numpy(), beta.numpy(), True)
+    [piece] = conv2d.convolve(
+        activation,
+        convolution(algorithm, weight, torch.zeros(8), *padding),
+        norm,
+        bias=bias.numpy(),
+        residual=channels_last(residual),
+        output_scale=0.5,
+    )
+    hidden = functional.silu(functional.group_norm(torch.cat([a, b], 1).double(), 4, gamma.double(), beta.double()))
+    theirs = functional.conv2d(hidden, weight.double(), padding=1) + bias[:, :, None, None] + residual
+    assert error(piece.values.transpose(0, 3, 1, 2), theirs / 2) < tolerance
+
+
+def test_a_picture_in_a_batch_is_the_one_alone(rng: np.random.Generator) -> None:
+    for algorithm, padding, _ in ALGORITHMS.values():
+        kernel = algorithm.g.shape[1]
+        x = torch.from_numpy(rng.standard_normal((5, 24, 12, 8)).astype(np.float32))
+        weight = torch.from_numpy(rng.standard_normal((16, 24, kernel, kernel)).astype(np.float32))
+        layer = convolution(algorithm, weight, torch.zeros(16), *padding)
+        [together] = conv2d.convolve([Piece(channels_last(x), None)], layer)
+        for number in range(5):
+            [alone] = conv2d.convolve([Piece(channels_last(x[number : number + 1]), None)], layer)
+            assert np.allclose(together.values[number], alone.values[0], rtol=0, atol=1e-5 * np.abs(alone.values).max())
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5), (4, 1)])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1), (3, 4)])
+def test_the_layer_conv2d_takes_any_kernel(
+    rng: np.random.Generator, kernel: tuple[int, int], stride: int, padding: int
+) -> None:
+    x, weight, bias = (rng.standard_normal(s).astype(np.float32) for s in ((6, 11, 8), (4, 6, *kernel), (4,)))
+    theirs = functional.conv2d(*map(torch.from_numpy, (x[None], weight, bias)), stride=stride, padding=padding)[0]
+    assert error(conv2d.conv2d(x, weight, bias, stride, padding), theirs) < 1e-5
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0], ids=["centred", "far from zero"])
+def test_group_norm(rng: np.random.Generator, offset: float) -> None:
+    x = (rng.standard_normal((12, 7, 5)) + offset).astype(np.float32)
+    weight, bias = rng.standard_normal(12).astype(np.float32), rng.standard_normal(12).astype(np.float32)
+    doubles = [torch.from_numpy(values).double() for values in (x[None], weight, bias)]
+    theirs = functional.group_norm(doubles[0], 3, doubles[1], doubles[2])[0]
+    assert error(group_norm(x, 3, weight, bias, 1e-5), theirs) < 1e-5
+    last = np.ascontiguousarray(x.transpose(1, 2, 0))[None]
+    norm = prepare_norm(conv2d.statistics_of([Piece(last, None)]), 35, 3, 1e-5, weight, bias, False)
+    assert error(apply_norm(last, norm)[0].transpose(2, 0, 1), theirs) < (1e-5 if offset == 0 else 1e-3)
+
+
+@pytest.mark.parametrize("size", [1.0, 40.0], ids=["small scores", "scores that would overflow"])
+@pytest.mark.parametrize("shape", [(5, 9, 4), (3, 700, 8), (2, 3, 17, 6)], ids=str)
+def test_attention(rng: np.random.Generator, shape: tuple[int, ...], size: float) -> None:
+    query, key, value = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
+    query, key = query * np.float32(size), key * np.float32(size)
+    theirs = functional.scaled_dot_product_attention(*(torch.from_numpy(x).double() for x in (query, key, value)))
+    # where scores are in the thousands, a score's rounding alone is 1e-4
+    assert error(scaled_dot_product_attention(query, key, value), theirs) < (1e-5 if size == 1 else 1e-3)
+
+
+def test_attention_of_much_is_done_in_parts(rng: np.random.Generator) -> None:
+    query, key, value = (rng.standard_normal((1, 3000, 4)).astype(np.float32) for _ in range(3))
+    theirs = functional.scaled_dot_product_attention(*map(torch.from_numpy, (query, key, value)))
+    assert error(scaled_dot_product_attention(query, key, value), theirs) < 1e-5
+    assert threads.workspace("scores", 1).base.nbytes < 4e6
+
+
+@pytest.mark.parametrize(("flip", "shift", "width"), [(False, 1, 32), (True, 0, 64), (True, 0, 33)])
+def test_timestep_embedding(rng: np.random.Generator, flip: bool, shift: float, width: int) -> None:
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    timestep = int(rng.integers(1000))
+    theirs = get_timestep_embedding(torch.tensor([timestep]), width, flip, shift)[0]
+    # PyTorch's exp is not always the nearest float32: at an angle of 1000 that is 6e-5
+    assert error(timestep_embedding(timestep, width, flip, shift), theirs) < 1e-4
+
+
+def test_random_numbers_are_those_of_torch(rng: np.random.Generator) -> None:
+    for _ in range(5):
+        seed = int(rng.integers(-(2**62), 2**62))
+        generator, theirs = random.manual_seed(seed), torch.Generator().manual_seed(seed)
+        for _ in range(12):
+            shape = [int(size) for size in rng.integers(1, 12, int(rng.integers(1, 4)))]
+            ours, generator = random.randn(generator, shape)
+            assert np.abs(ours - torch.randn(shape, generator=theirs).numpy()).max() < 1e-6
+
+
+def test_denormalize() -> None:
+    assert pipeline.denormalize(np.array([-2, -1, 0, 0.5, 1, 3], np.float32)).tolist() == [0, 0, 0.5, 0.75, 1, 1]
+
+
+def test_an_error_in_a_thread_is_the_callers() -> None:
+    def task(part: int) -> None:
+        if part == 1:
+            raise ValueError("part 1")
+
+    threads.set_count(3)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="part 1"):
+            threads.parallel(task, 3)
+        done: list[int] = []
+        threads.parallel(done.append, 3)
+        assert sorted(done) == [0, 1, 2]

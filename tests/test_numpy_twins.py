@@ -1,0 +1,99 @@
+"""Every function of schema sql_diffusion that computes has its twin in schema sql_diffusion_numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psycopg import Connection
+
+pytest_plugins = ["numpy_server"]
+
+# Functions without a twin, by what they are.
+NOT_COMPUTING = [
+    # checks, which the twins call or say again
+    "fail", "check_%",
+    # what is read of tables and configurations
+    "choose_backend", "component_config", "default_model", "generation_schedule", "sample_shape", "scheduler_config",
+    "scheduler_name", "training_timestep", "unet_config", "unet_convolutions", "unet_parameters", "unet_plan",
+    # weights as pure SQL wants them
+    "pack", "unpack",
+    # the way to the other backend
+    "numpy_%",
+    # pictures for people, which need no network
+    "adler32", "crc32", "image_%", "png_chunk", "zlib_stored",
+]  # fmt: skip
+
+# Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
+STEPS = [
+    "attention_core", "conv2d_%", "group_norm_%", "linear_%",
+    "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "slots",
+    "transpose", "with_shape",
+]  # fmt: skip
+
+# What only the NumPy extension has.
+OWN = ["start", "cache_dir", "doctor"]
+
+# All but parallel safety: PL/Python can run no query in a parallel plan before PostgreSQL 17.
+SIGNATURES = """
+select p.proname,
+       pg_get_function_arguments(p.oid),
+       pg_get_function_result(p.oid),
+       p.prokind, p.provolatile, p.proisstrict, p.proretset, p.prorows, p.proleakproof, p.prosecdef
+from pg_proc p
+where p.pronamespace = %s::regnamespace
+  and not p.proname like any(%s)
+order by p.proname, 2
+"""
+
+
+def test_twins(numpy_connection: Connection) -> None:
+    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_numpy", OWN]).fetchall()
+    theirs = numpy_connection.execute(SIGNATURES, ["sql_diffusion", NOT_COMPUTING + STEPS]).fetchall()
+    assert len(ours) > 30
+    assert {row[0] for row in ours} == {row[0] for row in theirs}
+    for our, their in zip(ours, theirs, strict=True):
+        assert our == their
+
+
+def test_no_function_in_python_goes_into_a_parallel_plan(numpy_connection: Connection) -> None:
+    query = """
+        select distinct p.proparallel
+        from pg_proc p
+             join pg_language l on l.oid = p.prolang
+        where l.lanname = 'plpython3u'
+    """
+    assert numpy_connection.execute(query).fetchall() == [("u",)]
+
+
+def test_every_function_is_explained(numpy_connection: Connection) -> None:
+    rows = numpy_connection.execute(
+        """select p.oid::regprocedure::text
+           from pg_proc p
+           where p.pronamespace = 'sql_diffusion_numpy'::regnamespace
+             and obj_description(p.oid, 'pg_proc') is null"""
+    ).fetchall()
+    assert rows == []
+
+
+def test_the_script_holds_the_source_and_nothing_is_read_from_files(
+    numpy_connection: Connection, tmp_path: Path
+) -> None:
+    """A package of the same name in Python's path does not get in the way."""
+    (tmp_path / "sql_diffusion_numpy").mkdir()
+    (tmp_path / "sql_diffusion_numpy" / "__init__.py").write_text("raise RuntimeError('planted')")
+    numpy_connection.execute(
+        """create function planted(path text) returns void language plpython3u
+           as $$import sys; sys.path.insert(0, path)$$"""
+    )
+    numpy_connection.execute("select planted(%s)", [str(tmp_path)])
+    numpy_connection.execute("select sql_diffusion_numpy.silu('{1}')")
+    numpy_connection.execute(
+        """create function module_files() returns setof text language plpython3u as
+           $$
+import sys
+return [getattr(m, "__file__", None) for n, m in sys.modules.items() if n.startswith("sql_diffusion")]
+$$"""
+    )
+    files = [row[0] for row in numpy_connection.execute("select module_files()").fetchall()]
+    assert len(files) > 20
+    assert set(files) == {None}
