@@ -13,7 +13,7 @@ SQL = \
 	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
-	build/butterflies.sql
+	build/butterflies.sql sql/pack_bundled.sql
 
 LAYERS = silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
 

@@ -13,8 +13,9 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from reference import relative_error
 from torch.nn import functional
+
+from reference import relative_error
 
 ADAPTED = {float: "double precision", int: "int", str: "text", bool: "boolean"}
 
@@ -120,6 +121,11 @@ def test_linear(connection: psycopg.Connection, rng: np.random.Generator, shape:
     assert relative_error(call(connection, "linear", input, weight), functional.linear(input, weight)) < 1e-5
 
 
+def test_linear_of_many_tokens(connection: psycopg.Connection, rng: np.random.Generator) -> None:
+    input, weight, bias = normal(rng, 2, 4200, 3), normal(rng, 2, 3), normal(rng, 2)
+    assert relative_error(call(connection, "linear", input, weight, bias), functional.linear(input, weight, bias)) < 1e-5
+
+
 def test_linear_with_outliers(connection: psycopg.Connection, rng: np.random.Generator) -> None:
     input, weight = normal(rng, 40, 30), normal(rng, 20, 30)
     input[3, 5] = 30
@@ -151,6 +157,9 @@ CONVOLUTIONS = {
     "one channel": ((1, 6, 6), (1, 1, 3, 3), 1, 1),
     "kernel as large as the image": ((2, 4, 5), (3, 2, 4, 5), 1, 0),
     "many channels": ((64, 6, 5), (8, 64, 3, 3), 1, 1),
+    "more pixels than a number has digits for": ((2, 131, 97), (2, 2, 3, 3), 1, 1),
+    "the same with stride 2": ((1, 200, 100), (2, 1, 3, 3), 2, 1),
+    "the same with 1x1": ((2, 120, 90), (2, 2, 1, 1), 1, 0),
 }
 
 

@@ -148,7 +148,7 @@ end;
 comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real) is
   'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
 
-create function sql_diffusion.conv2d_core(
+create function sql_diffusion.conv2d_numbers(
   input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
 ) returns real[]
 language sql immutable parallel safe
@@ -162,8 +162,51 @@ return (
        sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
        sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
        sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
+comment on function sql_diffusion.conv2d_numbers(real[], int, int, real[], real[], int, int, text) is
+  'conv2d without its checks, for planes that fit in a number (conv2d_rows) and a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+
+create function sql_diffusion.conv2d_rows(width int, kernel_height int, kernel_width int, stride int, padding int) returns int
+language sql immutable strict parallel safe
+return (select case when extra < 0 then 0 else extra::int / stride + 1 end
+        from (select floor((8192 - width - kernel_width)::float8 / sql_diffusion.conv2d_row_stride(width, kernel_width, padding)) + 2 - 2 * kernel_height as extra) room);
+comment on function sql_diffusion.conv2d_rows(int, int, int, int, int) is
+  'The rows of output that one number has room for: a numeric has at most 131072 digits before its point, which are 8192 slots.';
+
+create function sql_diffusion.conv2d_core(
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
+) returns real[]
+language sql immutable parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select case
+         when output.height <= sql_diffusion.conv2d_rows(conv2d_core.width, kernel.height, kernel.width, stride, padding)
+         then sql_diffusion.conv2d_numbers(input, conv2d_core.height, conv2d_core.width, weight, bias, stride, padding, name)
+         when output.rows < 1
+         then array[sql_diffusion.fail(format('%s is %s wide, expected less than %s for a kernel %s high', name, conv2d_core.width, 8191 / (2 * kernel.height - 1), kernel.height),
+                                       errcode => '0A000')::int]
+         else
+           -- a large image, in bands of rows
+           (select sql_diffusion.fold(array_agg(pixel.element), output.height * output.width)
+            from (select unnest(band.planes[o:o]) as element
+                  from generate_series(1, array_length(weight, 1)) o,
+                       (select start,
+                               sql_diffusion.conv2d_numbers(lines.image, array_length(lines.image, 2), conv2d_core.width + 2 * padding, weight, bias, stride, 0, name) as planes
+                        from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element) from (select unnest(input) as element) elements),
+                                                                                array[array_length(input, 1), conv2d_core.height, conv2d_core.width]),
+                                                       padding, padding, padding, padding) as image offset 0) padded,
+                             generate_series(0, output.height - 1, output.rows) start,
+                             lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
+                        offset 0) band
+                  order by o, band.start) pixel)
+         end
+  from (select coalesce(array_length(weight, 3), 1) as height, coalesce(array_length(weight, 4), 1) as width offset 0) kernel,
+       lateral (select (conv2d_core.height + 2 * padding - kernel.height) / stride + 1 as height,
+                       (conv2d_core.width + 2 * padding - kernel.width) / stride + 1 as width,
+                       sql_diffusion.conv2d_rows(conv2d_core.width + 2 * padding, kernel.height, kernel.width, stride, 0) as rows offset 0) output);
 comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text) is
-  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) or (channels, height, width) to (channels, height * width); a weight of shape '
+  '(out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],

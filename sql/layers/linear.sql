@@ -12,13 +12,12 @@ return (
             from generate_series(1, token.number * size.features, size.features) first,
                  generate_series(1, array_length(weight, 1)) o)
          else
-           (select sql_diffusion.with_shape(array_agg(output.flat[i]), size.shape)
-            from (select array_agg(element) as flat
-                  from (select unnest(sql_diffusion.conv2d_core(
-                          sql_diffusion.transpose(sql_diffusion.fold(token.flat, size.features)), 1, token.number,
-                          weight, bias, 1, 0, name)) as element) elements) output,
-                 (select generate_series(start, token.number * array_length(weight, 1), token.number) as i
-                  from (select generate_series(1, token.number) as start) columns) transposed)
+           -- 4096 tokens at a time, which a big number has room for
+           (select sql_diffusion.with_shape(array_agg(output.element), size.shape)
+            from (select unnest(sql_diffusion.transpose(sql_diffusion.conv2d_core(
+                           sql_diffusion.transpose(sql_diffusion.fold(token.flat[start * size.features + 1 : (start + 4096) * size.features], size.features)),
+                           1, least(4096, token.number - start), weight, bias, 1, 0, name))) as element
+                  from (select generate_series(0, token.number - 1, 4096) as start) chunks) output)
          end
   from (select array_length(weight, 2) as features,
                (sql_diffusion.shape(input))[: array_ndims(input) - 1] || array_length(weight, 1) as shape offset 0) size,

@@ -70,7 +70,7 @@ begin atomic
   from sql_diffusion.parameters p
   where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
   select case
-         when layer.packed is not null
+         when layer.packed is not null and layer.fits
          then (select array_agg(channel.plane order by channel.out_channel)
                from sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding,
                                                   name || ': the input of ' || key) operand,
@@ -92,6 +92,8 @@ begin atomic
                     when p.bias is null then extra_bias
                     else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
                end as bias,
+               (height + 2 * padding - coalesce(array_length(p.weight, 3), 1)) / stride + 1
+                 <= sql_diffusion.conv2d_rows(conv2d_module_planes.width, coalesce(array_length(p.weight, 3), 1), coalesce(array_length(p.weight, 4), 1), stride, padding) as fits,
                l.id as packed,
                l.largest
         from sql_diffusion.parameters p

@@ -9,7 +9,7 @@ return (select array_to_string(array_agg((element * unit)::int + 55000000), '000
 comment on function sql_diffusion.slots(real[], double precision) is
   'The elements as one big number, 16 digits to each, the first the most significant: round(element * unit) + 55000000, which is to have 8 digits.';
 
-create function sql_diffusion.attention_core(query real[], key real[], value real[], name text) returns real[]
+create function sql_diffusion.attention_numbers(query real[], key real[], value real[], name text) returns real[]
 language sql immutable strict parallel safe
 set jit = off
 set enable_memoize = off
@@ -25,7 +25,9 @@ return (
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
                (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
        -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
-       lateral (select case when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
+       lateral (select case when greatest(size.keys, size.value_features) > 8190 then
+                         sql_diffusion.fail(format('%s has %s keys of %s features, expected at most 8190 of either', name, size.keys, size.value_features), errcode => '0A000')::int
+                       when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
                        else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        end as q,
                        least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
@@ -61,6 +63,57 @@ return (
        lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
                 from (select 1 / (weight.total * unit.v) as output offset 0) scale,
                      (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
+comment on function sql_diffusion.attention_numbers(real[], real[], real[], text) is
+  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries). It does not check the shapes. '
+  'The name opens the message where a value is not finite.';
+
+-- Small heads, up to 8 features, are faster as rows: a row for each query and key, a column for each feature. Where no score
+-- can be larger than 300 the softmax needs no maximum: exp stays far from the ends of a float8.
+create function sql_diffusion.attention_columns(query real[], key real[], value real[]) returns real[]
+language sql immutable strict parallel safe
+set jit = off
+set enable_memoize = off
+begin atomic
+  with token as materialized (
+    select coalesce(k1, 0) as k1, coalesce(k2, 0) as k2, coalesce(k3, 0) as k3, coalesce(k4, 0) as k4,
+           coalesce(k5, 0) as k5, coalesce(k6, 0) as k6, coalesce(k7, 0) as k7, coalesce(k8, 0) as k8,
+           coalesce(v1, 0) as v1, coalesce(v2, 0) as v2, coalesce(v3, 0) as v3, coalesce(v4, 0) as v4,
+           coalesce(v5, 0) as v5, coalesce(v6, 0) as v6, coalesce(v7, 0) as v7, coalesce(v8, 0) as v8
+    from (select unnest(key[1:1])::float8 as k1, unnest(key[2:2])::float8 as k2, unnest(key[3:3])::float8 as k3, unnest(key[4:4])::float8 as k4,
+                 unnest(key[5:5])::float8 as k5, unnest(key[6:6])::float8 as k6, unnest(key[7:7])::float8 as k7, unnest(key[8:8])::float8 as k8,
+                 unnest(value[1:1])::float8 as v1, unnest(value[2:2])::float8 as v2, unnest(value[3:3])::float8 as v3, unnest(value[4:4])::float8 as v4,
+                 unnest(value[5:5])::float8 as v5, unnest(value[6:6])::float8 as v6, unnest(value[7:7])::float8 as v7, unnest(value[8:8])::float8 as v8) columns
+  )
+  select (sql_diffusion.transpose(array_agg(array[o1, o2, o3, o4, o5, o6, o7, o8]::real[])))[1 : array_length(value, 1)]
+  from (select coalesce(q1 * factor, 0) as q1, coalesce(q2 * factor, 0) as q2, coalesce(q3 * factor, 0) as q3, coalesce(q4 * factor, 0) as q4,
+               coalesce(q5 * factor, 0) as q5, coalesce(q6 * factor, 0) as q6, coalesce(q7 * factor, 0) as q7, coalesce(q8 * factor, 0) as q8
+        from (select 1 / sqrt(array_length(query, 1)::float8) as factor offset 0) scale,
+             (select unnest(query[1:1]) as q1, unnest(query[2:2]) as q2, unnest(query[3:3]) as q3, unnest(query[4:4]) as q4,
+                     unnest(query[5:5]) as q5, unnest(query[6:6]) as q6, unnest(query[7:7]) as q7, unnest(query[8:8]) as q8) columns offset 0) asked,
+       lateral (select sum(e * v1) / sum(e) + 1e-29 - 1e-29 as o1, sum(e * v2) / sum(e) + 1e-29 - 1e-29 as o2,
+                       sum(e * v3) / sum(e) + 1e-29 - 1e-29 as o3, sum(e * v4) / sum(e) + 1e-29 - 1e-29 as o4,
+                       sum(e * v5) / sum(e) + 1e-29 - 1e-29 as o5, sum(e * v6) / sum(e) + 1e-29 - 1e-29 as o6,
+                       sum(e * v7) / sum(e) + 1e-29 - 1e-29 as o7, sum(e * v8) / sum(e) + 1e-29 - 1e-29 as o8
+                from (select exp(q1 * k1 + q2 * k2 + q3 * k3 + q4 * k4 + q5 * k5 + q6 * k6 + q7 * k7 + q8 * k8) as e,
+                             v1, v2, v3, v4, v5, v6, v7, v8
+                      from token offset 0) weighted) output;
+end;
+comment on function sql_diffusion.attention_columns(real[], real[], real[]) is
+  'attention_core for at most 8 features of query and key and 8 of value, and scores of at most 300 either way.';
+
+create function sql_diffusion.attention_core(query real[], key real[], value real[], name text) returns real[]
+language sql immutable strict parallel safe
+set jit = off
+return (
+  select case when greatest(array_length(query, 1), array_length(value, 1)) <= 8
+                   and size.q * size.k * sqrt(array_length(query, 1)) < 300
+                   and size.v < 'infinity'
+         then sql_diffusion.attention_columns(query, key, value)
+         else sql_diffusion.attention_numbers(query, key, value, name)
+         end
+  from (select (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as q,
+               (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as k,
+               (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as v offset 0) size);
 comment on function sql_diffusion.attention_core(real[], real[], real[], text) is
   'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries). It does not check the shapes. '
   'The name opens the message where a value is not finite.';
