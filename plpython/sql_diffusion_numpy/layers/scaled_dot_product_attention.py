@@ -21,7 +21,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
     """
     batch, heads, queries, _ = query.shape
     sources, outs = value.shape[2:]
-    together = max(1, min(heads, _CACHED // (sources * queries)))  # heads in a chunk
+    together = max(1, min(-(-heads // get_count()), _CACHED // (sources * queries)))  # heads in a chunk
     length = max(1, min(queries, _CACHED // sources))  # queries in a chunk
     chunks = [
         (picture, slice(head, head + together), slice(begin, begin + length))
