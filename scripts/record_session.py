@@ -2,7 +2,7 @@
 
 scripts/private-cluster python scripts/record_session.py doc/pictures/session.png
 
-Runs the commands below in a database with the extension and draws what they print, colours included: as text by rich,
+Runs the commands below in a database with both extensions and draws what they print, colours included: as text by rich,
 as a picture by resvg (pip install resvg-py).
 """
 
@@ -30,7 +30,9 @@ FONT = "DejaVu Sans Mono"  # its half blocks fill their cells
 
 
 def main(target: str) -> None:
-    subprocess.run(["psql", "--quiet", "--command=create extension if not exists sql_diffusion cascade"], check=True)
+    subprocess.run(
+        ["psql", "--quiet", "--command=create extension if not exists sql_diffusion_numpy cascade"], check=True
+    )
     screen = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for command, lines in SESSION:
         screen.print(Text.assemble(("$ ", "bold green"), (command, "bold")))

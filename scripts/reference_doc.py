@@ -84,9 +84,11 @@ def sections_of_names() -> dict[tuple[str, str], str]:
     """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
     found = {}
     for file in sorted((ROOT / "sql").glob("**/*.sql")):
-        section = "layers" if file.parent.name == "layers" else file.stem
+        section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
+            if section not in SECTIONS:
+                raise SystemExit(f"{file.name} defines {name} and has no section in the reference: add one to SECTIONS")
             found["public" if schema == "@extschema@" else schema, name] = section
     return found
 

@@ -70,21 +70,24 @@ def learning_rate_factor(step: int, steps: int, warmup: int, fall: float) -> flo
 
 
 def draw_batch(
-    pictures: torch.Tensor, batch_size: int, timesteps: int, noise_offset: float, seed: int, step: int
+    pictures: torch.Tensor, batch_size: int, scheduler: DDPMScheduler, noise_offset: float, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pictures in -1..1 (B, 3, H, W), noise of the same shape and timesteps (B,), decided by the seed and the step.
 
     The noise has an offset, one normal number a channel (N. Guttenberg 2023, Diffusion with Offset Noise): so the model
-    learns to take a tint off a picture, and sampling undoes the tints that come of its own errors.
+    learns to take a tint off a picture, and sampling undoes the tints that come of its own errors. It fades with the
+    picture, by sqrt(alpha_cumprod): where there is little but noise, sampling meets no offset.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
     clean = pictures[chosen].float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator)
-    noise += noise_offset * torch.randn(*clean.shape[:2], 1, 1, generator=generator)
     # one timestep from each of B equal slices of the range: every batch covers all noise levels, the loss is steadier
     slices = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
-    return clean, noise, (slices * timesteps / batch_size).long()
+    timesteps = (slices * scheduler.config.num_train_timesteps / batch_size).long()
+    offsets = torch.randn(*clean.shape[:2], 1, 1, generator=generator)
+    fading = scheduler.alphas_cumprod.cpu()[timesteps].sqrt().view(-1, 1, 1, 1)
+    return clean, noise + noise_offset * fading * offsets, timesteps
 
 
 def denoising_loss(
@@ -171,6 +174,7 @@ def main(
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         unet.load_state_dict(state["unet"])
         ema.load_state_dict(state["ema"])
+        ema.decay = ema_decay  # the state's own would win over the option
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
     unet, optimizer = accelerator.prepare(unet, optimizer)
@@ -212,7 +216,7 @@ def main(
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * learning_rate_factor(step, steps, warmup, fall)
-            batch = draw_batch(data, batch_size, scheduler.config.num_train_timesteps, noise_offset, seed, step)
+            batch = draw_batch(data, batch_size, scheduler, noise_offset, seed, step)
             clean, noise, timesteps = (part.to(accelerator.device) for part in batch)
             loss, plain = denoising_loss(unet, scheduler, clean, noise, timesteps, snr_gamma, multiscale)
             accelerator.backward(loss)

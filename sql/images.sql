@@ -203,20 +203,26 @@ begin atomic
     end;
   -- A character cell shows two pixels: the upper half block is painted with the upper one's colour, its ground with the lower one's.
   with pixel as (
+    select b.y, b.x, array_agg(b.byte order by b.channel) as bytes
+    from sql_diffusion.image_bytes(image_ansi.image) b
+    group by b.y, b.x
+  ), coloured as (
     select p.y, p.x, format('%s;%s;%s',
-      round(p.bytes[1] * p.alpha), round(p.bytes[case when p.channels < 3 then 1 else 2 end] * p.alpha), round(p.bytes[case when p.channels < 3 then 1 else 3 end] * p.alpha)) as colour
-    from (select b.y, b.x, array_agg(b.byte order by b.channel) as bytes, count(*) as channels,
-            case when count(*) in (2, 4) then (array_agg(b.byte order by b.channel desc))[1] / 255::real else 1 end as alpha
-          from sql_diffusion.image_bytes(image_ansi.image) b
-          group by b.y, b.x) p
+      round(p.bytes[c.red] * c.alpha), round(p.bytes[c.green] * c.alpha), round(p.bytes[c.blue] * c.alpha)) as colour
+    from pixel p,
+      lateral (select
+                 1 as red,
+                 case when cardinality(p.bytes) < 3 then 1 else 2 end as green,
+                 case when cardinality(p.bytes) < 3 then 1 else 3 end as blue,
+                 case when cardinality(p.bytes) in (2, 4) then p.bytes[cardinality(p.bytes)] / 255.0 else 1 end as alpha) c
   )
   select string_agg(format(E'\033[38;2;%s;%sm%s', upper_pixel.colour, coalesce('48;2;' || lower_pixel.colour, '49'),
       repeat(convert_from('\xe29680', 'UTF8'), image_ansi.scale)), '' order by upper_pixel.x) || E'\033[0m'
-  from generate_series(0, array_length(image_ansi.image, 2) * image_ansi.scale - 1, 2) as l (y)
-    join pixel upper_pixel on upper_pixel.y = l.y / image_ansi.scale
-    left join pixel lower_pixel on lower_pixel.y = (l.y + 1) / image_ansi.scale and lower_pixel.x = upper_pixel.x
-  group by l.y
-  order by l.y;
+  from generate_series(0, array_length(image_ansi.image, 2) * image_ansi.scale - 1, 2) as line (y)
+    join coloured upper_pixel on upper_pixel.y = line.y / image_ansi.scale
+    left join coloured lower_pixel on lower_pixel.y = (line.y + 1) / image_ansi.scale and lower_pixel.x = upper_pixel.x
+  group by line.y
+  order by line.y;
 end;
 comment on function @extschema@.image_ansi(real[], int) is
   'An image (channels, height, width), values 0..1, as lines of half blocks in true colour, two rows of pixels a line: psql -At shows the picture. Each pixel becomes a square of '

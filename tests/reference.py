@@ -28,7 +28,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "one channel": {"in_channels": 1, "out_channels": 1},
     "two channels": {"in_channels": 2, "out_channels": 2},
     "four channels": {"in_channels": 4, "out_channels": 4},
-    "one level": {"block_out_channels": [8], "down_block_types": ["AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D"]},
+    "one level": {
+        "block_out_channels": [8],
+        "down_block_types": ["AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D"],
+    },
     "three levels": {
         "block_out_channels": [8, 8, 16],
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],

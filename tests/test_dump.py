@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
+
 from reference import insert_model, random_unet
 
 CHECKSUMS = """

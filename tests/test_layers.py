@@ -13,8 +13,9 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from reference import relative_error
 from torch.nn import functional
+
+from reference import relative_error
 
 ADAPTED = {float: "double precision", int: "int", str: "text", bool: "boolean"}
 

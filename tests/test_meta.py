@@ -1,4 +1,4 @@
-"""META.json, the control files and the Makefile tell the same story."""
+"""META.json, the control files, the changelog and the README tell of the same things."""
 
 from __future__ import annotations
 
@@ -38,3 +38,21 @@ def test_what_the_specification_requires() -> None:
     assert META["meta-spec"]["version"] == "1.0.0"
     for version in (META["version"], *META["prereqs"]["runtime"]["requires"].values()):
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+
+
+def test_the_readme_quotes_errors_as_they_are() -> None:
+    """Every message of its table is one that the regression tests expect."""
+    section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("\n## When something is wrong\n")[1].split("\n## ")[0]
+    )
+    messages = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
+    expected = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "expected").glob("*.out"))
+    assert messages
+    assert [message for message in messages if f"ERROR:  {message}\n" not in expected] == []
+
+
+def test_the_links_of_the_documents_lead_somewhere() -> None:
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "doc").glob("*.md")):
+        links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", document.read_text(encoding="utf-8"))
+        for link in (first or second for first, second in links):
+            assert link.startswith("https://") or (document.parent / link).exists(), f"{document.name}: {link}"

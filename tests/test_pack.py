@@ -8,6 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 import torch
+
 from reference import VARIATIONS, insert_model, random_unet, relative_error
 
 PACKED = {

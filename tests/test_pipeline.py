@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 from psycopg import Connection
+
 from reference import VARIATIONS, insert_model, random_unet, relative_error
 
 BUNDLED = Path(__file__).parent.parent / "models" / "butterflies"
@@ -102,8 +103,12 @@ def test_timesteps_of_the_article(connection: Connection, rng: np.random.Generat
         assert relative_error(ours_original, theirs.pred_original_sample[0]) < 1e-4
 
 
-@pytest.mark.parametrize("arguments", ["", ", num_inference_steps => 3, scheduler => 'ddpm'"], ids=["by default", "ddpm"])
-def test_the_bundled_model_is_that_of_diffusers(connection: Connection, rng: np.random.Generator, arguments: str) -> None:
+@pytest.mark.parametrize(
+    "arguments", ["", ", num_inference_steps => 3, scheduler => 'ddpm'"], ids=["by default", "ddpm"]
+)
+def test_the_bundled_model_is_that_of_diffusers(
+    connection: Connection, rng: np.random.Generator, arguments: str
+) -> None:
     seed = int(rng.integers(2**40))
     defaults = connection.execute("select defaults from sql_diffusion.models where bundled").fetchone()[0]
     loaded = DDPMPipeline.from_pretrained(BUNDLED, variant="fp16", torch_dtype=torch.float32)
@@ -121,10 +126,14 @@ def test_the_bundled_model_is_that_of_diffusers(connection: Connection, rng: np.
 def test_seeds_give_the_pictures_that_they_give_alone(connection: Connection, rng: np.random.Generator) -> None:
     insert_model(connection, "random", random_unet(rng))
     seeds = [int(seed) for seed in rng.integers(-(2**62), 2**62, 3)]
-    rows = connection.execute("select seed, image from ddpm_generate(%s::bigint[], 'random', 2, backend => 'sql')", [seeds]).fetchall()
+    rows = connection.execute(
+        "select seed, image from ddpm_generate(%s::bigint[], 'random', 2, backend => 'sql')", [seeds]
+    ).fetchall()
     assert [row[0] for row in rows] == seeds
     for seed, image in rows:
-        alone = connection.execute("select ddpm_generate(%s::bigint, 'random', 2, backend => 'sql')", [seed]).fetchone()[0]
+        alone = connection.execute(
+            "select ddpm_generate(%s::bigint, 'random', 2, backend => 'sql')", [seed]
+        ).fetchone()[0]
         assert image == alone
     assert rows[0][1] != rows[1][1]
 
@@ -146,11 +155,15 @@ def test_a_model_has_a_schedule_of_its_own(connection: Connection, rng: np.rando
 
     assert schedule() == list(range(999, -1, -1))
     assert schedule(", scheduler => 'ddim'") == list(range(980, -1, -20))
-    connection.execute("""update sql_diffusion.models set defaults = '{"scheduler": "ddim", "num_inference_steps": 4}' where name = 'random'""")
+    connection.execute(
+        """update sql_diffusion.models set defaults = '{"scheduler": "ddim", "num_inference_steps": 4}' where name = 'random'"""
+    )
     assert schedule() == [750, 500, 250, 0]
     assert schedule(", num_inference_steps => 2") == [500, 0]
     assert len(schedule(", scheduler => 'ddpm'")) == 1000
-    connection.execute("""update sql_diffusion.models set defaults = '{"timesteps": [500, 250, 125, 60]}' where name = 'random'""")
+    connection.execute(
+        """update sql_diffusion.models set defaults = '{"timesteps": [500, 250, 125, 60]}' where name = 'random'"""
+    )
     assert schedule() == [500, 250, 125, 60]
 
 
@@ -172,10 +185,18 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "too many steps": ("1, 'random', 1001", "22023", "num_inference_steps is 1001, expected from 1 to 1000"),
     "steps that ascend": ("1, 'random', timesteps => '{1,2}'", "22023", "timesteps is {1,2}, expected descending"),
     "no steps in the list": ("1, 'random', timesteps => '{}'", "22023", "timesteps has 0 dimensions"),
-    "an unknown scheduler": ("1, 'random', scheduler => 'euler'", "22023", "scheduler is 'euler', expected ddpm or ddim"),
+    "an unknown scheduler": (
+        "1, 'random', scheduler => 'euler'",
+        "22023",
+        "scheduler is 'euler', expected ddpm or ddim",
+    ),
     "eta": ("1, 'random', 2, scheduler => 'ddim', eta => 2", "22023", "eta is 2, expected from 0 to 1"),
     "no eta": ("1, 'random', 2, eta => null", "22023", "eta is null"),
-    "an unknown backend": ("1, 'random', 2, backend => 'cuda'", "22023", "backend is 'cuda', expected auto, sql or numpy"),
+    "an unknown backend": (
+        "1, 'random', 2, backend => 'cuda'",
+        "22023",
+        "backend is 'cuda', expected auto, sql or numpy",
+    ),
 }
 
 

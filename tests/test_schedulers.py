@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from psycopg import Connection
+
 from reference import insert_model, random_unet, relative_error
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
@@ -59,7 +60,12 @@ def test_timesteps(connection: Connection, rng: np.random.Generator, spacing: st
 
 
 def run_update(
-    connection: Connection, config: dict[str, Any], sampler: str, steps: list[int] | int, eta: float, rng: np.random.Generator
+    connection: Connection,
+    config: dict[str, Any],
+    sampler: str,
+    steps: list[int] | int,
+    eta: float,
+    rng: np.random.Generator,
 ) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray, list[Any], list[Any]]]:
     """Every update of a schedule on fresh inputs: timestep, the three inputs, and our two outputs."""
     row = {"steps": None, "timesteps": steps} if isinstance(steps, list) else {"steps": steps, "timesteps": None}
@@ -103,7 +109,11 @@ class GivenNoise:
     list(itertools.product(["fixed_small", "fixed_small_log", "fixed_large"], PREDICTIONS)),
 )
 def test_ddpm_updates(
-    connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, variance_type: str, prediction_type: str
+    connection: Connection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    variance_type: str,
+    prediction_type: str,
 ) -> None:
     given = GivenNoise(monkeypatch)
     for schedule, clip, steps in (
@@ -125,7 +135,9 @@ def test_ddpm_updates(
             scheduler.set_timesteps(timesteps=steps)
         else:
             scheduler.set_timesteps(steps)
-        for timestep, output, sample, noise, previous, original in run_update(connection, config, "ddpm", steps, 0, rng):
+        for timestep, output, sample, noise, previous, original in run_update(
+            connection, config, "ddpm", steps, 0, rng
+        ):
             given.noise = torch.from_numpy(noise)
             theirs = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(sample))
             assert relative_error(previous, theirs.prev_sample) < 1e-5, (config, timestep)
@@ -169,7 +181,9 @@ def test_ddim_updates(
         }
         scheduler = DDIMScheduler(**config)
         scheduler.set_timesteps(steps)
-        for timestep, output, sample, noise, previous, original in run_update(connection, config, "ddim", steps, eta, rng):
+        for timestep, output, sample, noise, previous, original in run_update(
+            connection, config, "ddim", steps, eta, rng
+        ):
             theirs = scheduler.step(
                 torch.from_numpy(output),
                 timestep,

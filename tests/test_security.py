@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
+import numpy as np
 import psycopg
 import pytest
 from psycopg import Connection, sql
+
 from reference import insert_model, random_unet
 
 # What anybody with a schema of his own could plant: each of these takes precedence over pg_catalog's in a search_path
@@ -73,7 +75,7 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     assert procedural <= {"fail", "numpy_steps", "numpy_generate", "forget_packed"}
 
 
-def test_planted_objects_are_not_called(connection: Connection, rng) -> None:
+def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:
     insert_model(connection, "random", random_unet(rng))
     call = "select ddpm_generate(1, 'random', 2, backend => 'sql')"
     png = "select image_png(array_fill(0.5::real, '{3,4,4}'))"
@@ -97,7 +99,9 @@ def test_planted_objects_are_not_bound(database: str) -> None:
                 own.execute(PLANTED.format(schema='"My Planted Schema"'))
                 own.execute('set search_path to "My Planted Schema", public')
                 own.execute('create extension sql_diffusion with schema "My Planted Schema"')
-                image = own.execute("""select "My Planted Schema".ddpm_generate(1, num_inference_steps => 1)""").fetchone()[0]
+                image = own.execute(
+                    """select "My Planted Schema".ddpm_generate(1, num_inference_steps => 1)"""
+                ).fetchone()[0]
                 assert len(image) == 3
                 used = own.execute(
                     """select d.objid::regprocedure
@@ -111,7 +115,9 @@ def test_planted_objects_are_not_bound(database: str) -> None:
             server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-def test_an_ordinary_role_can_install_it_in_its_own_database(database: str, role: str, rng) -> None:
+def test_an_ordinary_role_can_install_it_in_its_own_database(
+    database: str, role: str, rng: np.random.Generator
+) -> None:
     name = f"sql_diffusion_{secrets.token_hex(4)}"
     with psycopg.connect(dbname=database, autocommit=True) as server:
         server.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(role)))

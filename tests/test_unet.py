@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import torch
 from psycopg import Connection
+
 from reference import SMALL, VARIATIONS, insert_model, random_unet, relative_error
 
 
@@ -40,7 +41,9 @@ def test_parameters_asked_for_are_those_of_diffusers(connection: Connection, rng
             for key in {parameter.rpartition(".")[0] for parameter in state}
         }
         config = json.dumps({key: value for key, value in unet.config.items() if not key.startswith("_")})
-        rows = connection.execute("select key, weight_shape, bias_shape from sql_diffusion.unet_parameters(%s)", [config])
+        rows = connection.execute(
+            "select key, weight_shape, bias_shape from sql_diffusion.unet_parameters(%s)", [config]
+        )
         assert {key: (weight, bias) for key, weight, bias in rows} == theirs
 
 
@@ -96,7 +99,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("variation", "named"), REFUSED.values(), ids=REFUSED.keys())
-def test_unsupported_settings_are_refused_by_name(connection: Connection, variation: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(
+    connection: Connection, variation: dict[str, Any], named: str
+) -> None:
     connection.execute(
         """insert into sql_diffusion.models (name, pipeline, scheduler) values ('refused', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}')"""
     )
@@ -110,8 +115,6 @@ def test_unsupported_settings_are_refused_by_name(connection: Connection, variat
 def test_another_component_is_refused(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="vae"):
         connection.execute("select sql_diffusion.check_component('vae', '{}')")
-
-
 
 
 UNFINISHED: dict[str, tuple[str, str]] = {
@@ -143,7 +146,9 @@ UNFINISHED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), UNFINISHED.values(), ids=UNFINISHED.keys())
-def test_an_unfinished_model_is_refused(connection: Connection, rng: np.random.Generator, damage: str, message: str) -> None:
+def test_an_unfinished_model_is_refused(
+    connection: Connection, rng: np.random.Generator, damage: str, message: str
+) -> None:
     insert_model(connection, "random", random_unet(rng))
     assert connection.execute("select sql_diffusion.check_model('random')").fetchone() == (True,)
     connection.execute(damage)

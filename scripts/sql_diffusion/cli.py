@@ -18,11 +18,12 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__, database, errors, models
 from .errors import Problem
@@ -387,26 +388,23 @@ def parse_timesteps(text: str | None) -> list[int] | None:
 
 
 def byte_progress() -> Progress:
-    """Bars that count bytes, on the terminal only."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
+    """Bars that count bytes."""
+    return bars(DownloadColumn, TransferSpeedColumn)
 
 
 def step_progress() -> Progress:
-    """A bar that counts steps, on the terminal only."""
+    """A bar that counts steps."""
+    return bars(MofNCompleteColumn)
+
+
+def bars(*columns: type[ProgressColumn]) -> Progress:
+    """Bars on the terminal only, gone when they are done; in a narrow one it is the bar that becomes shorter."""
+    whole = Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=whole),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *(column(table_column=whole) for column in columns),
+        TimeRemainingColumn(table_column=whole),
         console=err,
         transient=True,
         disable=not err.is_terminal,

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.progress import Progress
 
 from .errors import Problem
 
+NAME_WIDTH = 26  # of a file's name beside its bar
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
@@ -87,7 +88,9 @@ def repository_source(repository: str, revision: str | None) -> Source:
 
     def fetch(name: str, progress: Progress) -> Path:
         try:
-            path = huggingface_hub.hf_hub_download(repository, name, revision=revision, tqdm_class=bar_class(progress))
+            path = huggingface_hub.hf_hub_download(
+                repository, name, revision=revision, tqdm_class=bar_class(progress, name)
+            )
         except Exception as error:
             raise unreachable(f"{name} of {repository}", endpoint, error) from error
         if f"/snapshots/{info.sha}/" not in Path(path).as_posix():
@@ -126,19 +129,24 @@ def unreachable(what: str, endpoint: str, error: Exception) -> Problem:
     )
 
 
-def bar_class(progress: Progress) -> Any:
+def bar_class(progress: Progress, name: str) -> Any:
     """What huggingface_hub reports its downloads to: a tqdm that draws nothing and advances a bar of ours."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **{**settings, "disable": True})
-            description = f"Downloading {settings.get('desc') or ''}".rstrip()
+            file = PurePosixPath(name).name
             self.task = progress.add_task(
-                description, total=settings.get("total"), completed=settings.get("initial", 0)
+                f"Downloading {file if len(file) <= NAME_WIDTH else '…' + file[1 - NAME_WIDTH :]}",
+                total=settings.get("total"),
+                completed=settings.get("initial") or 0,
             )
 
         def update(self, n: float | None = 1) -> None:
             progress.advance(self.task, n or 0)
+
+        def close(self) -> None:
+            progress.update(self.task, visible=False)
 
     return Bar

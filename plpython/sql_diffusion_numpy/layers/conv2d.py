@@ -166,8 +166,8 @@ def statistics_of(activation: Activation) -> Statistics:
 
 
 # Values that are worked on at a time, so that they stay in the cache between one operation and the next
-_CACHED = 1 << 15  # of a norm
-_TOGETHER = 1 << 16  # of a product
+_CACHED = 1 << 16  # of a norm
+_TOGETHER = 1 << 18  # of a product
 _PADDED = 1 << 18  # of the input
 
 
@@ -193,8 +193,11 @@ def _read_rows(
         else:
             # Of SiLU, x / (1 + exp(-x)) = h + h tanh(h) with h = x / 2: no overflow, and one pass less.
             half = np.float32(0.5 if norm.silu else 1)
-            scale = np.tile(norm.scale[picture, channel : channel + channels].astype(np.float32) * half, width)
-            shift = np.tile(norm.shift[picture, channel : channel + channels].astype(np.float32) * half, width)
+            row = slice(channel, channel + channels)
+            scale, shift = workspace("scale", width, channels), workspace("shift", width, channels)
+            scale[...] = norm.scale[picture, row] * half
+            shift[...] = norm.shift[picture, row] * half
+            scale, shift = scale.reshape(-1), shift.reshape(-1)
             lines = max(1, _CACHED // scale.size)
             for line in range(0, end - begin, lines):
                 chunk = source[line : line + lines]

@@ -53,10 +53,10 @@ def merge_statistics(parts: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[n
     """The statistics of pixels that were taken in parts (Chan, Golub and LeVeque 1979)."""
     if len(parts) == 1:
         return parts[0][1], parts[0][2]
-    counts = np.array([part[0] for part in parts], np.float64)[:, None]
+    counts = np.array([part[0] for part in parts], np.float64)
     means = np.array([part[1] for part in parts])
-    mean = (counts * means).sum(axis=0) / counts.sum()
-    deviation = np.sum([part[2] for part in parts], axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
+    mean = counts @ means / np.add.reduce(counts)
+    deviation = np.add.reduce([part[2] for part in parts]) + counts @ (means - mean) ** 2
     return mean, deviation
 
 
@@ -67,12 +67,13 @@ def prepare_norm(
     batch, channels = statistics.mean.shape
     size = channels // num_groups
     channel_mean = statistics.mean.reshape(batch, num_groups, size)
-    mean = channel_mean.mean(axis=2, keepdims=True)
-    deviation = statistics.deviation.reshape(batch, num_groups, size).sum(axis=2, keepdims=True)
-    deviation = deviation + pixels * ((channel_mean - mean) ** 2).sum(axis=2, keepdims=True)
-    inverse = 1 / np.sqrt(deviation / (pixels * size) + eps)  # population variance
-    scale = np.broadcast_to(inverse, channel_mean.shape).reshape(batch, channels) * weight
-    shift = bias - np.broadcast_to(mean, channel_mean.shape).reshape(batch, channels) * scale
+    mean = np.add.reduce(channel_mean, axis=2, keepdims=True) / size
+    within = np.add.reduce(statistics.deviation.reshape(batch, num_groups, size), axis=2, keepdims=True)
+    between = np.add.reduce((channel_mean - mean) ** 2, axis=2, keepdims=True) * pixels
+    inverse = 1 / np.sqrt((within + between) / (pixels * size) + eps)  # population variance
+    scale = inverse * weight.reshape(num_groups, size)
+    shift = bias.reshape(num_groups, size) - mean * scale
+    scale, shift = scale.reshape(batch, channels), shift.reshape(batch, channels)
     return Norm(scale, shift, silu)
 
 
