@@ -70,7 +70,7 @@ def test_a_replaced_weight_is_unpacked(connection: psycopg.Connection, rng: np.r
     sample = torch.from_numpy(rng.standard_normal((3, 8, 8)).astype(np.float32))
     layers = pack(connection)
     connection.execute(
-        "update sql_diffusion.parameters set weight = (select weight from sql_diffusion.parameters where key = 'mid_block.resnets.1.conv1') "
+        "update sql_diffusion.parameters set weight = (select weight from sql_diffusion.parameters where model = 'test' and key = 'mid_block.resnets.1.conv1') "
         "where model = 'test' and key = 'mid_block.resnets.0.conv1'"
     )
     assert count(connection, "packed_layers") == layers - 1
