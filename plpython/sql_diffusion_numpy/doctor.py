@@ -33,9 +33,12 @@ def diagnose(plpy: Any) -> Iterator[Row]:
 
 
 def _libraries() -> list[str]:
-    with open("/proc/self/maps") as maps:
-        paths = {line.split()[-1] for line in maps if re.search(r"/lib\S*(blas|mkl_rt|blis|atlas)\S*\.so", line)}
-    return sorted(paths)
+    try:
+        with open("/proc/self/maps") as maps:
+            lines = list(maps)
+    except OSError:  # not Linux
+        return []
+    return sorted({line.split()[-1] for line in lines if re.search(r"/lib\S*(blas|mkl_rt|blis|atlas)\S*\.so", line)})
 
 
 def _blas() -> Row:
@@ -58,7 +61,7 @@ def _blas() -> Row:
 
 
 def _threads() -> Row:
-    detail = f"{threads.get_count()} of {len(os.sched_getaffinity(0))} cores"
+    detail = f"{threads.get_count()} of {threads.cores()} cores"
     try:
         import threadpoolctl
 

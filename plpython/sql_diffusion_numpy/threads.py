@@ -78,9 +78,13 @@ def load_numpy() -> None:
     threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_count() -> int:
-    """The cores that this process may use, at most 4."""
-    return max(1, min(4, len(os.sched_getaffinity(0))))
+    return min(4, cores())
 
 
 def set_count(count: int) -> None:
