@@ -30,22 +30,21 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from draw_butterflies import draw_butterflies
+from draw_butterflies import draw_butterflies, grid_picture
 from sample_butterflies import load_pipeline, parse_schedule, sample
 
 HELD_OUT_SEED = 1_000_000  # training draws the seeds from 0
-FEATURES = 64
 
 Floats = NDArray[np.float64]
 
 
 class FeatureSpace(NamedTuple):
-    mean: Floats  # (FEATURES,)
-    deviation: Floats  # (FEATURES,)
+    mean: Floats  # (64,)
+    deviation: Floats  # (64,)
 
 
 def random_features(pictures: NDArray[np.uint8], seed: int = 0) -> Floats:
-    """Random convolutional features (N, FEATURES) of pictures (N, H, W, 3)."""
+    """Random convolutional features (N, 64) of pictures (N, H, W, 3)."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1  # (N, 3, H, W)
     means = []
@@ -64,7 +63,7 @@ def fit_space(pictures: NDArray[np.uint8]) -> FeatureSpace:
 
 
 def embed(space: FeatureSpace, pictures: NDArray[np.uint8]) -> Floats:
-    """Scaled features (N, FEATURES)."""
+    """Scaled features (N, 64)."""
     return (random_features(pictures) - space.mean) / space.deviation
 
 
@@ -106,8 +105,9 @@ def main(
     schedule: Annotated[
         list[str], typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA; may be given many times.")
     ] = ["ddpm:20"],  # noqa: B006 typer copies it
-    count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=FEATURES + 1)] = 256,
-    drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=FEATURES + 1)] = 2000,
+    count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=2)] = 64,
+    grids: Annotated[Path | None, typer.Option(help="Folder for a grid of each schedule's pictures.")] = None,
+    drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=2)] = 2000,
 ) -> None:
     """Print a Markdown table of distances between drawn butterflies and a model's, for each schedule."""
     console = Console()
@@ -133,7 +133,10 @@ def main(
     report("held-out drawings", draw_butterflies(count, HELD_OUT_SEED))
     pipeline = load_pipeline(model)
     for entry in schedule:
-        report(str(parse_schedule(entry)), sample(pipeline, parse_schedule(entry), range(count), batch_size=32))
+        pictures = sample(pipeline, parse_schedule(entry), range(count))
+        report(str(parse_schedule(entry)), pictures)
+        if grids:
+            grid_picture(pictures, 8).save(grids / f"butterflies-{entry.replace(':', '-')}.png")
 
 
 if __name__ == "__main__":

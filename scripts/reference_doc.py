@@ -102,8 +102,11 @@ def read_objects() -> list[dict[str, Any]]:
 
 
 def entry(item: dict[str, Any]) -> Iterable[str]:
-    arguments = re.sub(r" DEFAULT NULL::[\w\[\] ]+", " default null", item["arguments"] or "").replace(
-        " DEFAULT ", " default "
+    # default null, not DEFAULT NULL::text
+    arguments = re.sub(
+        r" DEFAULT (NULL|\S+?)(?:::[\w\[\] ]+?)?(?=,|$)",
+        lambda m: f" default {m[1].replace('NULL', 'null')}",
+        item["arguments"] or "",
     )
     name = item["name"] if item["schema"] == "public" else f"{item['schema']}.{item['name']}"
     if item["kind"] == "function":

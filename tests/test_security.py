@@ -72,7 +72,7 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
              and l.lanname not in ('sql', 'internal')"""
     )
     procedural = {row[0] for row in rows}
-    assert procedural <= {"fail", "numpy_steps", "numpy_generate", "forget_packed"}
+    assert procedural <= {"fail", "numpy_steps", "numpy_generate", "unpack"}
 
 
 def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:

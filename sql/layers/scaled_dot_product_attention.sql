@@ -102,7 +102,7 @@ comment on function sql_diffusion.attention_columns(real[], real[], real[]) is
   'attention_core for at most 8 features of query and key and 8 of value, and scores of at most 300 either way.';
 
 create function sql_diffusion.attention_core(query real[], key real[], value real[], name text) returns real[]
-language sql immutable strict parallel safe
+language sql immutable strict parallel safe cost 100000
 set jit = off
 return (
   select case when greatest(array_length(query, 1), array_length(value, 1)) <= 8
