@@ -8,7 +8,7 @@ from ..errors import fail
 from ..tensors import braces
 from ..threads import get_count, parallel, share, workspace
 
-_CACHED = 1 << 18  # scores that stay in the cache between one operation and the next
+_CACHED = 1 << 17  # scores that stay in the cache between one operation and the next
 _SAFE = 60.0  # exp of this is far from overflow, exp of its negative far from nothing
 
 
