@@ -45,7 +45,9 @@ def normal(rng: np.random.Generator, *shape: int) -> torch.Tensor:
 
 def insert_module(connection: psycopg.Connection, module: torch.nn.Module, key: str) -> None:
     """Puts a module's parameters under a key of the model "test", whose network is never run."""
-    connection.execute("insert into sql_diffusion.models (name, pipeline, scheduler) values ('test', 'DDPMPipeline', '{\"_class_name\": \"DDPMScheduler\"}') on conflict do nothing")
+    connection.execute(
+        "insert into sql_diffusion.models (name, pipeline, scheduler) values ('test', 'DDPMPipeline', '{\"_class_name\": \"DDPMScheduler\"}') on conflict do nothing"
+    )
     connection.execute(
         "insert into sql_diffusion.components (model, component, config) "
         """values ('test', 'unet', '{"_class_name": "UNet2DModel", "sample_size": 8}') on conflict do nothing"""
@@ -115,22 +117,31 @@ def test_interpolate_nearest(connection: psycopg.Connection, rng: np.random.Gene
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (9, 10), (2, 3, 5), (2, 1, 3, 4)])
 @pytest.mark.parametrize("features", [1, 7])
-def test_linear(connection: psycopg.Connection, rng: np.random.Generator, shape: tuple[int, ...], features: int) -> None:
+def test_linear(
+    connection: psycopg.Connection, rng: np.random.Generator, shape: tuple[int, ...], features: int
+) -> None:
     input, weight, bias = normal(rng, *shape), normal(rng, features, shape[-1]), normal(rng, features)
-    assert relative_error(call(connection, "linear", input, weight, bias), functional.linear(input, weight, bias)) < 1e-5
+    assert (
+        relative_error(call(connection, "linear", input, weight, bias), functional.linear(input, weight, bias)) < 1e-5
+    )
     assert relative_error(call(connection, "linear", input, weight), functional.linear(input, weight)) < 1e-5
 
 
 def test_linear_of_many_tokens(connection: psycopg.Connection, rng: np.random.Generator) -> None:
     input, weight, bias = normal(rng, 2, 4200, 3), normal(rng, 2, 3), normal(rng, 2)
-    assert relative_error(call(connection, "linear", input, weight, bias), functional.linear(input, weight, bias)) < 1e-5
+    assert (
+        relative_error(call(connection, "linear", input, weight, bias), functional.linear(input, weight, bias)) < 1e-5
+    )
 
 
 def test_linear_with_outliers(connection: psycopg.Connection, rng: np.random.Generator) -> None:
     input, weight = normal(rng, 40, 30), normal(rng, 20, 30)
     input[3, 5] = 30
     weight[2, 7] = -30
-    assert relative_error(call(connection, "linear", input, weight), functional.linear(input.double(), weight.double())) < 1e-5
+    assert (
+        relative_error(call(connection, "linear", input, weight), functional.linear(input.double(), weight.double()))
+        < 1e-5
+    )
 
 
 CONVOLUTIONS = {
@@ -163,8 +174,12 @@ CONVOLUTIONS = {
 }
 
 
-def convolved(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int) -> torch.Tensor:
-    return functional.conv2d(input.double()[None], weight.double(), None if bias is None else bias.double(), stride, padding)[0]
+def convolved(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int
+) -> torch.Tensor:
+    return functional.conv2d(
+        input.double()[None], weight.double(), None if bias is None else bias.double(), stride, padding
+    )[0]
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -221,7 +236,9 @@ def huge(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) ->
     "distort", [outliers, outliers_of_weights, far_outliers, zero_channels, uneven_channels, one_sided, tiny, huge]
 )
 @pytest.mark.parametrize("size", [3, 1])
-def test_conv2d_of_any_values(connection: psycopg.Connection, rng: np.random.Generator, distort: Any, size: int) -> None:
+def test_conv2d_of_any_values(
+    connection: psycopg.Connection, rng: np.random.Generator, distort: Any, size: int
+) -> None:
     input, weight = normal(rng, 32, 7, 6), normal(rng, 6, 32, size, size)
     distort(rng, input, weight)
     ours = call(connection, "conv2d", input, weight, padding=size // 2)
@@ -249,17 +266,27 @@ def test_conv2d_of_nothing(connection: psycopg.Connection, value: float) -> None
     assert np.all(np.asarray(call(connection, "conv2d", zero, other, torch.tensor([2.5]), padding=1)) == 2.5)
 
 
-@pytest.mark.parametrize(("shape", "groups"), [((8, 4, 4), 4), ((6, 3, 5), 1), ((6, 3, 5), 6), ((4,), 2), ((6, 5), 3), ((4, 2, 3, 2), 2)])
-def test_group_norm(connection: psycopg.Connection, rng: np.random.Generator, shape: tuple[int, ...], groups: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((8, 4, 4), 4), ((6, 3, 5), 1), ((6, 3, 5), 6), ((4,), 2), ((6, 5), 3), ((4, 2, 3, 2), 2)]
+)
+def test_group_norm(
+    connection: psycopg.Connection, rng: np.random.Generator, shape: tuple[int, ...], groups: int
+) -> None:
     input, weight, bias = 3 * normal(rng, *shape) + 5, normal(rng, shape[0]), normal(rng, shape[0])
     for eps in (1e-5, 0.1):
         reference = functional.group_norm(input[None].double(), groups, weight.double(), bias.double(), eps)[0]
         assert relative_error(call(connection, "group_norm", input, groups, weight, bias, eps), reference) < 1e-5
-    assert relative_error(call(connection, "group_norm", input, groups), functional.group_norm(input[None].double(), groups)[0]) < 1e-5
+    assert (
+        relative_error(
+            call(connection, "group_norm", input, groups), functional.group_norm(input[None].double(), groups)[0]
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("queries", "keys", "features", "value_features"), [(4, 4, 8, 8), (5, 3, 8, 8), (3, 7, 4, 5), (1, 1, 1, 1), (16, 16, 24, 24), (9, 10, 16, 8)]
+    ("queries", "keys", "features", "value_features"),
+    [(4, 4, 8, 8), (5, 3, 8, 8), (3, 7, 4, 5), (1, 1, 1, 1), (16, 16, 24, 24), (9, 10, 16, 8)],
 )
 @pytest.mark.parametrize("leading", [(), (2,), (1, 3)])
 def test_scaled_dot_product_attention(
@@ -271,7 +298,11 @@ def test_scaled_dot_product_attention(
     features: int,
     value_features: int,
 ) -> None:
-    query, key, value = normal(rng, *leading, queries, features), normal(rng, *leading, keys, features), normal(rng, *leading, keys, value_features)
+    query, key, value = (
+        normal(rng, *leading, queries, features),
+        normal(rng, *leading, keys, features),
+        normal(rng, *leading, keys, value_features),
+    )
     reference = functional.scaled_dot_product_attention(query.double(), key.double(), value.double())
     assert relative_error(call(connection, "scaled_dot_product_attention", query, key, value), reference) < 1e-5
 
@@ -289,9 +320,17 @@ def test_attention_is_safe_from_overflow(connection: psycopg.Connection, rng: np
 def test_timestep_embedding(connection: psycopg.Connection, timestep: float, dim: int, flip: bool, shift: int) -> None:
     """At an angle of 999 one rounding of a float32, which libraries make differently, is 6e-5."""
     reference = get_timestep_embedding(torch.tensor([timestep]), dim, flip, shift)[0]
-    assert relative_error(call(connection, "timestep_embedding", float(timestep), dim, flip, float(shift)), reference) < 1e-4
+    assert (
+        relative_error(call(connection, "timestep_embedding", float(timestep), dim, flip, float(shift)), reference)
+        < 1e-4
+    )
     reference = get_timestep_embedding(torch.tensor([timestep]), dim, flip, shift, max_period=100)[0]
-    assert relative_error(call(connection, "timestep_embedding", float(timestep), dim, flip, float(shift), 100.0), reference) < 1e-4
+    assert (
+        relative_error(
+            call(connection, "timestep_embedding", float(timestep), dim, flip, float(shift), 100.0), reference
+        )
+        < 1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -305,7 +344,9 @@ def test_tensor_from_bytes(connection: psycopg.Connection, rng: np.random.Genera
     assert np.array_equal(np.asarray(ours, dtype=np.float32), tensor.float().numpy())
 
 
-@pytest.mark.parametrize("shape", [[24], [4, 6], [2, 3, 4], [1, 24, 1], [2, 2, 3, 2], [1, 2, 2, 3, 2], [1, 2, 1, 2, 3, 2]])
+@pytest.mark.parametrize(
+    "shape", [[24], [4, 6], [2, 3, 4], [1, 24, 1], [2, 2, 3, 2], [1, 2, 2, 3, 2], [1, 2, 1, 2, 3, 2]]
+)
 def test_reshape(connection: psycopg.Connection, rng: np.random.Generator, shape: list[int]) -> None:
     input = normal(rng, 4, 3, 2)
     assert exactly(call(connection, "reshape", input, shape), input.reshape(shape))
@@ -345,13 +386,17 @@ def test_attention_block(
     insert_module(connection, block, "attention")
     input = normal(rng, 16, 4, 5)
     reference = block(input[None])[0].detach()
-    ours = call(connection, "attention_block", input, "test", "attention", heads, num_groups=groups, output_scale_factor=factor)
+    ours = call(
+        connection, "attention_block", input, "test", "attention", heads, num_groups=groups, output_scale_factor=factor
+    )
     assert relative_error(ours, reference) < 1e-5
 
 
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
-def test_downsample(connection: psycopg.Connection, rng: np.random.Generator, padding: int, size: tuple[int, int]) -> None:
+def test_downsample(
+    connection: psycopg.Connection, rng: np.random.Generator, padding: int, size: tuple[int, int]
+) -> None:
     layer = Downsample2D(4, use_conv=True, out_channels=4, padding=padding, name="op").eval()
     insert_module(connection, torch.nn.ModuleDict({"conv": layer.conv}), "down")
     input = normal(rng, 4, *size)
@@ -443,6 +488,15 @@ def test_bad_input(connection: psycopg.Connection, expression: str) -> None:
     assert error.value.sqlstate == ("42704" if "nobody" in REFUSED[expression] else "22023")
 
 
-@pytest.mark.parametrize("function", ["silu(null)", "add('{1}', null)", f"pad({IMAGE}, 1, 1, 1, null)", "reshape(null, '{1}')", "timestep_embedding(null, 8)"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "silu(null)",
+        "add('{1}', null)",
+        f"pad({IMAGE}, 1, 1, 1, null)",
+        "reshape(null, '{1}')",
+        "timestep_embedding(null, 8)",
+    ],
+)
 def test_null_in_null_out(connection: psycopg.Connection, function: str) -> None:
     assert connection.execute(f"select sql_diffusion.{function}".encode()).fetchone() == (None,)

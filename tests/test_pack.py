@@ -41,23 +41,33 @@ def pack(connection: psycopg.Connection) -> int:
 def test_packed_and_plain_are_the_same(connection: psycopg.Connection, rng: np.random.Generator, case: str) -> None:
     unet = random_unet(rng, **PACKED[case])
     insert_model(connection, "test", unet)
-    height, width = (unet.config.sample_size, unet.config.sample_size) if isinstance(unet.config.sample_size, int) else unet.config.sample_size
+    height, width = (
+        (unet.config.sample_size, unet.config.sample_size)
+        if isinstance(unet.config.sample_size, int)
+        else unet.config.sample_size
+    )
     sample = torch.from_numpy(rng.standard_normal((3, height, width)).astype(np.float32))
     plain = run(connection, sample)
     layers = pack(connection)
     convolutions = [
         name
         for name, module in unet.named_modules()
-        if isinstance(module, torch.nn.Conv2d) or name.rpartition(".")[2] in ("to_q", "to_k", "to_v") or name.endswith("to_out.0")
+        if isinstance(module, torch.nn.Conv2d)
+        or name.rpartition(".")[2] in ("to_q", "to_k", "to_v")
+        or name.endswith("to_out.0")
     ]
     assert layers == len(convolutions)
     assert run(connection, sample) == plain
     # a sentinel instead of the kernels shows that it is they that are used
-    connection.execute("update sql_diffusion.packed_kernels set kernels = array_fill(0::numeric, array[cardinality(kernels)])")
+    connection.execute(
+        "update sql_diffusion.packed_kernels set kernels = array_fill(0::numeric, array[cardinality(kernels)])"
+    )
     assert relative_error(run(connection, sample), np.asarray(plain)) > 1e-2
 
 
-def test_packed_layers_serve_every_image_of_their_width(connection: psycopg.Connection, rng: np.random.Generator) -> None:
+def test_packed_layers_serve_every_image_of_their_width(
+    connection: psycopg.Connection, rng: np.random.Generator
+) -> None:
     insert_model(connection, "test", random_unet(rng))
     sample = torch.from_numpy(rng.standard_normal((3, 16, 12)).astype(np.float32))
     plain = run(connection, sample)
