@@ -66,6 +66,11 @@ reference: install
 	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
 	mv doc/reference.md.new doc/reference.md
 
+# The benchmarks of the SQL path, which take minutes; PYTHON3 has psycopg, and torch and diffusers for the second.
+.PHONY: bench-sql-layers bench-unet-sql
+bench-sql-layers bench-unet-sql: install
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) $(patsubst bench_%,bench/%,$(subst -,_,$@))
+
 # what PGXN takes: the committed state
 .PHONY: dist
 dist:
