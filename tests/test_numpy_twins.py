@@ -25,7 +25,7 @@ NOT_COMPUTING = [
 
 # Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
 STEPS = [
-    "attention_columns", "attention_core", "attention_heads", "attention_heads_parallel", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
+    "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
     "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "slots",
     "transpose", "with_shape",
 ]  # fmt: skip
