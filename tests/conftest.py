@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import psycopg
 import pytest
-from psycopg import sql
+
+from databases import new_database
 
 
 @pytest.fixture(scope="session")
@@ -17,15 +18,8 @@ def database() -> Iterator[str]:
     """The name of a new database with the extension in it, dropped at the end."""
     if "PGHOST" not in os.environ:
         pytest.exit("these tests need a server: run `make test`, or `scripts/private-cluster pytest`", returncode=2)
-    name = f"sql_diffusion_{secrets.token_hex(4)}"
-    with psycopg.connect(autocommit=True) as server:
-        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        try:
-            with psycopg.connect(dbname=name, autocommit=True) as own:
-                own.execute("create extension sql_diffusion")
-            yield name
-        finally:
-            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    with new_database("sql_diffusion") as name:
+        yield name
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from psycopg import sql
+
+from databases import new_database
 
 # 1 runs the long form of the tests that repeat something: `make stress`.
 STRESS = os.environ.get("SQL_DIFFUSION_STRESS") == "1"
@@ -19,15 +19,8 @@ Connect = Callable[[], psycopg.Connection]
 @pytest.fixture(scope="session")
 def numpy_database() -> Iterator[str]:
     """The name of a new database with both extensions in it, dropped at the end."""
-    name = f"sql_diffusion_numpy_{secrets.token_hex(4)}"
-    with psycopg.connect(autocommit=True) as server:
-        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        try:
-            with psycopg.connect(dbname=name, autocommit=True) as own:
-                own.execute("create extension sql_diffusion_numpy cascade")
-            yield name
-        finally:
-            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    with new_database("sql_diffusion_numpy") as name:
+        yield name
 
 
 @pytest.fixture

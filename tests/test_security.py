@@ -30,6 +30,17 @@ create operator {schema}.- (leftarg = numeric, rightarg = int, function = {schem
 """
 
 
+# Every function and aggregate of the extension, and its language.
+FUNCTIONS = """
+from pg_depend d
+     join pg_proc p on p.oid = d.objid
+     join pg_language l on l.oid = p.prolang
+where d.classid = 'pg_proc'::regclass
+  and d.deptype = 'e'
+  and d.refobjid = (select oid from pg_extension where extname = 'sql_diffusion')
+"""
+
+
 @pytest.fixture
 def role(database: str) -> Iterator[str]:
     """An ordinary role, without any privilege of its own."""
@@ -46,14 +57,7 @@ def role(database: str) -> Iterator[str]:
 def test_every_name_is_bound_when_a_function_is_made(connection: Connection) -> None:
     """SQL-standard bodies are; a function with a text for its body must say what is searched, and pg_catalog only."""
     rows = connection.execute(
-        """select p.oid::regprocedure::text, p.prosqlbody is not null, l.lanname, p.proconfig
-           from pg_depend d
-                join pg_proc p on p.oid = d.objid
-                join pg_language l on l.oid = p.prolang
-           where d.classid = 'pg_proc'::regclass
-             and d.deptype = 'e'
-             and d.refobjid = (select oid from pg_extension where extname = 'sql_diffusion')
-             and p.prokind = 'f'"""
+        f"select p.oid::regprocedure::text, p.prosqlbody is not null, l.lanname, p.proconfig {FUNCTIONS} and p.prokind = 'f'"
     ).fetchall()
     assert len(rows) > 40
     for function, has_bound_body, language, settings in rows:
@@ -61,16 +65,7 @@ def test_every_name_is_bound_when_a_function_is_made(connection: Connection) -> 
 
 
 def test_only_raising_and_routing_are_procedural(connection: Connection) -> None:
-    rows = connection.execute(
-        """select p.proname
-           from pg_depend d
-                join pg_proc p on p.oid = d.objid
-                join pg_language l on l.oid = p.prolang
-           where d.classid = 'pg_proc'::regclass
-             and d.deptype = 'e'
-             and d.refobjid = (select oid from pg_extension where extname = 'sql_diffusion')
-             and l.lanname not in ('sql', 'internal')"""
-    )
+    rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     assert procedural <= {"fail", "numpy_steps", "numpy_generate", "unpack"}
 
