@@ -82,10 +82,20 @@ return
 comment on function sql_diffusion.with_shape(real[], int[]) is
   'A flat array with a shape of 1 to 6 dimensions (all that an array can have) put on it; the sizes must multiply to its length. It checks nothing: reshape does.';
 
-create function sql_diffusion.numel(shape int[]) returns bigint
+create function sql_diffusion.numel(shape int[]) returns numeric
 language sql immutable strict parallel safe
-return shape[1]::bigint * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1);
+return shape[1]::numeric * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1);
 comment on function sql_diffusion.numel(int[]) is 'The number of elements of a tensor of this shape.';
+
+create function sql_diffusion.check_size(shape int[], name text) returns boolean
+language sql immutable strict parallel safe
+return
+  case when sql_diffusion.numel(shape) > 67108864
+  then sql_diffusion.fail(format('%s has shape %s, expected at most 67108864 elements', name, shape), errcode => '54000')
+  else true
+  end;
+comment on function sql_diffusion.check_size(int[], text) is
+  'Refuses a tensor before it is made (54000) that would have more than 2 ^ 26 elements: an array holds twice that. The name opens the message: "pad: output".';
 
 create function sql_diffusion.check_shape(shape int[], name text) returns boolean
 language sql immutable parallel safe
@@ -110,7 +120,8 @@ begin atomic
   select case when cardinality(input) <> sql_diffusion.numel(shape) then
            sql_diffusion.fail(format('reshape: input has shape %s, expected %s elements for the shape %s',
                                      sql_diffusion.shape(input), sql_diffusion.numel(shape), shape))
-         end;
+         end,
+         sql_diffusion.check_values(input, 'reshape: input');
   select sql_diffusion.with_shape(array_agg(elements.element), shape)
   from (select unnest(input) as element) elements;
 end;

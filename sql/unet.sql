@@ -530,8 +530,8 @@ language sql stable parallel safe rows 60
 begin atomic
   select sql_diffusion.check_sample(sample, 'unet: sample', sql_diffusion.component_config(model)),
          case
-           when timestep is null or timestep in ('NaN', 'Infinity', '-Infinity')
-           then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number', coalesce(timestep::text, 'null')))
+           when timestep is null or not abs(timestep) <= 3.4e38
+           then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number of single precision', coalesce(timestep::text, 'null')))
          end,
          sql_diffusion.check_model(model);
   select r.step, r.operation, r.key, r.hidden

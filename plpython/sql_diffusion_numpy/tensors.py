@@ -68,6 +68,13 @@ def check_shape(shape: Sequence[Any] | None, name: str) -> list[int]:
     return list(shape)
 
 
+def check_size(shape: Sequence[int], name: str) -> None:
+    """Refuse a tensor before it is made that would have more than 2 ** 26 elements: an array holds twice that."""
+    if math.prod(shape) > 1 << 26:
+        written = braces([min(size, 2**31 - 1) for size in shape])
+        fail(f"{name} has shape {written}, expected at most {1 << 26} elements", sqlstate="54000")
+
+
 def reshape(input: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The same elements, row-major, in another shape."""
     if input.size != math.prod(shape):

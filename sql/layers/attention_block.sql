@@ -55,6 +55,9 @@ begin atomic
   select sql_diffusion.check_tensor(input, 'attention_block: input', 'channels, height, width'),
          case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then
            sql_diffusion.fail(format('attention_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
+         end,
+         case when eps is null or not (eps >= 0 and eps < 'infinity') then
+           sql_diffusion.fail(format('attention_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
   select case when heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0 then
            sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),

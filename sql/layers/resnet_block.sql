@@ -20,6 +20,9 @@ begin atomic
          end,
          case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then
            sql_diffusion.fail(format('resnet_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
+         end,
+         case when eps is null or not (eps >= 0 and eps < 'infinity') then
+           sql_diffusion.fail(format('resnet_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
   -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
   select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
