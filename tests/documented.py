@@ -1,0 +1,64 @@
+"""Pages of doc/ whose blocks of SQL are run in psql, in order: what it prints is the block of text that follows.
+
+    scripts/private-cluster tests/documented.py doc/tutorial.md
+
+runs a page in a new database and writes into it what psql prints, for whoever changes the page, or the bundled model.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from databases import new_database, program
+
+DOC = Path(__file__).parent.parent / "doc"
+BLOCK = re.compile(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+
+
+def psql(database: str, script: str, *options: str) -> list[str]:
+    """The lines that psql prints, errors among them as they come: without row counts and trailing blanks."""
+    command = [program("psql"), "--no-psqlrc", "--quiet", "--pset=footer=off", "--set=SHOW_CONTEXT=never", *options]
+    done = subprocess.run(
+        [*command, f"--dbname={database}"], input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def printed(page: str, database: str, *options: str) -> list[str]:
+    """What psql prints for each block of the page, all of them in one session."""
+    mark = "-- end of a block --"
+    script = "".join(f"{code}\n\\echo {mark}\n" for code, _ in BLOCK.findall(page))
+    outputs = "\n".join(psql(database, script, *options)).split(mark)
+    return [output.strip("\n") for output in outputs[:-1]]
+
+
+def check(name: str, database: str, *options: str) -> None:
+    """Fails where a block of the page prints something else than the page shows, or something where it shows nothing."""
+    page = (DOC / name).read_text()
+    blocks = BLOCK.findall(page)
+    assert len(blocks) > 2
+    outputs = printed(page, database, *options)
+    assert len(outputs) == len(blocks)
+    for (code, shown), output in zip(blocks, outputs, strict=True):
+        assert output == shown.strip("\n"), code
+
+
+def rewrite(path: Path, *options: str) -> None:
+    """Write into the page what psql prints now."""
+    page = path.read_text()
+    with new_database("sql_diffusion") as database:
+        outputs = iter(printed(page, database, *options))
+
+    def block(match: re.Match[str]) -> str:
+        output = next(outputs)
+        return f"```sql\n{match[1]}```\n" + (f"\n```text\n{output}\n```\n" if output else "")
+
+    path.write_text(BLOCK.sub(block, page))
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        rewrite(Path(argument))
