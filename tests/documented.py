@@ -1,8 +1,9 @@
 """Pages of doc/ whose blocks of SQL are run in psql, in order: what it prints is the block of text that follows.
 
-    scripts/private-cluster tests/documented.py doc/tutorial.md
+    scripts/private-cluster python3 tests/documented.py doc/tutorial.md [EXTENSION]
 
-runs a page in a new database and writes into it what psql prints, for whoever changes the page, or the bundled model.
+runs a page in a new database, with an extension in it, and writes into the page what psql prints, for whoever changes
+the page, or the bundled model.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def check(name: str, database: str, *options: str) -> None:
         assert output == shown.strip("\n"), code
 
 
-def rewrite(path: Path, *options: str) -> None:
+def rewrite(path: Path, extension: str | None, *options: str) -> None:
     """Write into the page what psql prints now."""
     page = path.read_text()
-    with new_database("sql_diffusion") as database:
+    with new_database(extension) as database:
         outputs = iter(printed(page, database, *options))
 
     def block(match: re.Match[str]) -> str:
@@ -60,5 +61,4 @@ def rewrite(path: Path, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        rewrite(Path(argument))
+    rewrite(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
