@@ -15,4 +15,6 @@ def test_every_block_runs() -> None:
     finally:
         with psycopg.connect(autocommit=True) as server:
             for name in ("loader", "painter"):
-                server.execute(f"drop role if exists {name}")
+                if server.execute("select from pg_roles where rolname = %s", [name]).fetchone() is not None:
+                    server.execute(f"drop owned by {name}")
+                    server.execute(f"drop role {name}")
