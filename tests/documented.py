@@ -1,6 +1,6 @@
 """Pages of doc/ whose blocks of SQL are run in psql, in order: what it prints is the block of text that follows.
 
-    scripts/private-cluster python3 tests/documented.py doc/tutorial.md [EXTENSION]
+    scripts/private-cluster python3 tests/documented.py doc/tutorial.md [EXTENSION [OPTION OF PSQL ...]]
 
 runs a page in a new database, with an extension in it, and writes into the page what psql prints, for whoever changes
 the page, or the bundled model.
@@ -11,7 +11,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import psycopg
+from psycopg import sql
 
 from databases import new_database, program
 
@@ -20,12 +25,12 @@ BLOCK = re.compile(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL
 
 
 def psql(database: str, script: str, *options: str) -> list[str]:
-    """The lines that psql prints, errors among them as they come: without row counts and trailing blanks."""
+    """The lines that psql prints, errors among them: without row counts, trailing blanks and places in C files."""
     command = [program("psql"), "--no-psqlrc", "--quiet", "--pset=footer=off", "--set=SHOW_CONTEXT=never", *options]
     done = subprocess.run(
         [*command, f"--dbname={database}"], input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    return [line.rstrip() for line in done.stdout.splitlines()]
+    return [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("LOCATION:")]
 
 
 def printed(page: str, database: str, *options: str) -> list[str]:
@@ -47,6 +52,19 @@ def check(name: str, database: str, *options: str) -> None:
         assert output == shown.strip("\n"), code
 
 
+@contextmanager
+def roles(*names: str) -> Iterator[None]:
+    """Roles that a page creates are dropped at the end, after its database."""
+    try:
+        yield
+    finally:
+        with psycopg.connect(autocommit=True) as server:
+            for name in names:
+                if server.execute("select from pg_roles where rolname = %s", [name]).fetchone() is not None:
+                    server.execute(sql.SQL("drop owned by {}").format(sql.Identifier(name)))
+                    server.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
 def rewrite(path: Path, extension: str | None, *options: str) -> None:
     """Write into the page what psql prints now."""
     page = path.read_text()
@@ -61,4 +79,4 @@ def rewrite(path: Path, extension: str | None, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    rewrite(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    rewrite(Path(sys.argv[1]), *(sys.argv[2:] or [None]))
