@@ -65,7 +65,7 @@ def roles(*names: str) -> Iterator[None]:
                     server.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
-def rewrite(path: Path, extension: str | None, *options: str) -> None:
+def rewrite(path: Path, extension: str | None = None, *options: str) -> None:
     """Write into the page what psql prints now."""
     page = path.read_text()
     with new_database(extension) as database:
@@ -79,4 +79,4 @@ def rewrite(path: Path, extension: str | None, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    rewrite(Path(sys.argv[1]), *(sys.argv[2:] or [None]))
+    rewrite(Path(sys.argv[1]), *sys.argv[2:])
