@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from databases import program
 from reference import insert_model, random_unet
 
 CHECKSUMS = """
@@ -22,14 +22,6 @@ union all
 select model, key, null, md5(array_send(weight) || coalesce(array_send(bias), '')) from sql_diffusion.parameters
 order by 1, 2
 """
-
-
-def program(name: str) -> str:
-    """pg_dump and its like, of the installation that the server is from."""
-    bindir = subprocess.run(
-        [os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    return str(Path(bindir) / name)
 
 
 @pytest.mark.parametrize("form", ["plain", "custom", "directory"])
