@@ -82,10 +82,11 @@ return
 comment on function sql_diffusion.with_shape(real[], int[]) is
   'A flat array with a shape of 1 to 6 dimensions (all that an array can have) put on it; the sizes must multiply to its length. It checks nothing: reshape does.';
 
-create function sql_diffusion.numel(shape int[]) returns numeric
+create function sql_diffusion.numel(shape int[]) returns bigint
 language sql immutable strict parallel safe
-return shape[1]::numeric * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1);
-comment on function sql_diffusion.numel(int[]) is 'The number of elements of a tensor of this shape.';
+return least(shape[1]::numeric * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1),
+             1000000000000000000)::bigint;
+comment on function sql_diffusion.numel(int[]) is 'The number of elements of a tensor of this shape; at most 10 ^ 18, for shapes that no array can have.';
 
 create function sql_diffusion.check_size(shape int[], name text) returns boolean
 language sql immutable strict parallel safe

@@ -70,6 +70,8 @@ def errors(plpy: Any) -> Iterator[None]:
         yield
     except Refused as error:
         raise postgres_error(plpy, error) from None
+    except MemoryError:
+        raise postgres_error(plpy, Refused("out of memory", None, "53200")) from None
     except plpy.SPIError as error:
         if error.sqlstate not in OURS:
             raise
