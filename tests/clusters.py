@@ -13,9 +13,14 @@ from pathlib import Path
 from databases import program
 
 
-def run_as_server(*command: object) -> None:
-    """PostgreSQL refuses to run as root: root hands the server to the user that the packages made for it."""
+def run_as_server(*command: object, memory: int | None = None) -> None:
+    """PostgreSQL refuses to run as root: root hands the server to the user that the packages made for it.
+
+    memory: bytes of address space that each process may have.
+    """
     user = "postgres" if os.geteuid() == 0 else None
+    if memory is not None:
+        command = ("sh", "-c", f'ulimit -v {memory >> 10}; exec "$@"', "sh", *command)
     done = subprocess.run(
         [str(part) for part in command],
         user=user, group=user, extra_groups=None if user is None else [], cwd="/",
@@ -25,8 +30,13 @@ def run_as_server(*command: object) -> None:
 
 
 @contextmanager
-def new_cluster(settings: str = "", standby_of: str | None = None) -> Iterator[str]:
-    """The socket's folder of a new cluster with user postgres, or of a streaming standby of the one in another folder."""
+def new_cluster(
+    settings: str = "", standby_of: str | None = None, memory: int | None = None
+) -> Iterator[str]:
+    """The socket's folder of a new cluster with user postgres, or of a streaming standby of the one in another folder.
+
+    memory: bytes of address space that each of its processes may have.
+    """
     home = Path(tempfile.mkdtemp(prefix="sql_diffusion."))
     data = home / "data"
     if os.geteuid() == 0:
@@ -44,7 +54,7 @@ def new_cluster(settings: str = "", standby_of: str | None = None) -> Iterator[s
             )  # fmt: skip
         options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off {settings}"
         control = [program("pg_ctl"), f"--pgdata={data}", "--silent", "--wait", f"--log={home / 'server.log'}"]
-        run_as_server(*control, f"--options={options}", "start")
+        run_as_server(*control, f"--options={options}", "start", memory=memory)
         try:
             yield str(home)
         finally:
