@@ -564,6 +564,26 @@ def denormalize(plpy: Any, sample: Any) -> Any:
 # Pipelines
 
 _SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5) s"
+_SCHEDULER = "select row(m.scheduler, m.defaults)::text as settings from sql_diffusion.models m where m.name = $1"
+
+
+@functools.lru_cache(maxsize=16)
+def _generation_schedule(
+    plpy: Any,
+    settings: str,
+    model: str | None,
+    steps: int | None,
+    timesteps: str,
+    scheduler: str | None,
+    eta: float | None,
+) -> list[schedulers.ScheduleStep]:
+    """The schedule of a generation, kept, since SQL takes some milliseconds for it.
+
+    settings are the model's, so that a change of them makes another; timesteps are in JSON.
+    """
+    types = ["text", "int", "int[]", "text", "real"]
+    rows = session.query(plpy, _SCHEDULE, types, [model, steps, json.loads(timesteps), scheduler, eta])
+    return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
 def _pictures_at_once(shape: list[int]) -> int:
@@ -585,9 +605,8 @@ def _sample(
         return
     progress = session.progress_of(plpy, session.begin(plpy))
     network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
-    types = ["text", "int", "int[]", "text", "real"]
-    rows = session.query(plpy, _SCHEDULE, types, [model, steps, timesteps, scheduler, eta])
-    schedule = [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
+    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
+    schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
     for first in range(0, len(seeds), many):
         batch = seeds[first : first + many]

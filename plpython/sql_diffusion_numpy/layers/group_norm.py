@@ -43,7 +43,7 @@ def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
     ones = _ones(pixels)
     mean = np.matmul(ones, values)
     mean /= pixels
-    centered = workspace("centered", pixels, channels)
+    centered = workspace("even", pixels, channels)
     np.subtract(values, mean, out=centered)
     np.multiply(centered, centered, out=centered)
     return pixels, mean[0].astype(np.float64), np.matmul(ones, centered)[0].astype(np.float64)
