@@ -279,7 +279,8 @@ def convolve(
 
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
-    most = max(_TOGETHER // (weight.shape[0] * across * in_blocks * max(in_block, outs)), 32 // across)
+    row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
+    most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
