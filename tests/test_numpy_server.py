@@ -130,6 +130,9 @@ REFUSED = [
     "tensor_from_bytes('\\x00', 'float64', '{1}')",
     "tensor_from_bytes('\\x00', 'float16', '{1}')",
     "tensor_from_bytes('\\x00', 'bfloat16', '{0}')",
+    "tensor_from_bytes('\\x807f', 'bfloat16', '{1}')",
+    "tensor_from_bytes('\\x00fc', 'float16', '{1}')",
+    "tensor_from_bytes('\\x0000803f0100c07f', 'float32', '{2}')",
     "randn(1, '{0}')",
     "randn(1, '{100000,100000}')",
     "randn(row('{1}', 1, null)::sql_diffusion.generator, '{1}')",
@@ -605,9 +608,8 @@ def test_progress_is_told_and_can_be_turned_off(connect: Connect, rng: np.random
     session.execute("set statement_timeout = '9s'")
     with contextlib.suppress(psycopg.errors.QueryCanceled):
         session.execute("select sql_diffusion_numpy.ddpm_generate(1, 'wide', 1000)")
-    assert told
+    assert 1 <= len(told) <= 2  # after 2 seconds, then after another 4
     assert all(message.startswith("step ") and message.endswith(" of 1000") for message in told)
-    assert len(told) <= 5
     told.clear()
     session.execute("set sql_diffusion.progress = off; set statement_timeout = '4s'")
     with contextlib.suppress(psycopg.errors.QueryCanceled):

@@ -76,8 +76,21 @@ def errors(plpy: Any) -> Iterator[None]:
         raise postgres_error(plpy, error) from None
 
 
+def as_lists(value: Any) -> Any:
+    """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
+
+    The lists hold NumPy's numbers: the text of a float32, through which they go, is half as long as that of a float of
+    Python, and as exact.
+    """
+    if isinstance(value, np.ndarray):
+        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+    if isinstance(value, dict):
+        return {name: as_lists(part) for name, part in value.items()}
+    return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
 def boundary(function: Function) -> Function:
-    """A function that PostgreSQL calls: what it refuses becomes PostgreSQL's error.
+    """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
 
     Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
     """
@@ -87,8 +100,8 @@ def boundary(function: Function) -> Function:
         with errors(plpy):
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
-                return itertools.chain(list(itertools.islice(result, 1)), result)
-            return result
+                return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+            return as_lists(result)
 
     return call
 
@@ -109,12 +122,12 @@ def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
 @boundary
 def reshape(plpy: Any, input: Any, shape: Any) -> Any:
     array = checked(input, "reshape: input")
-    return tensor_functions.reshape(array, check_shape(shape, "reshape: shape")).tolist()
+    return tensor_functions.reshape(array, check_shape(shape, "reshape: shape"))
 
 
 @boundary
 def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
-    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape")).tolist()
+    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape"))
 
 
 # Layers
@@ -122,25 +135,23 @@ def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
 
 @boundary
 def silu(plpy: Any, input: Any) -> Any:
-    return activation_function.silu(checked(input, "silu: input")).tolist()
+    return activation_function.silu(checked(input, "silu: input"))
 
 
 @boundary
 def add(plpy: Any, a: Any, b: Any) -> Any:
-    return sums.add(checked(a, "add: a"), checked(b, "add: b")).tolist()
+    return sums.add(checked(a, "add: a"), checked(b, "add: b"))
 
 
 @boundary
 def add_channels(plpy: Any, input: Any, vector: Any) -> Any:
-    return sums.add_channels(
-        checked(input, "add_channels: input"), checked(vector, "add_channels: vector", "channels")
-    ).tolist()
+    return sums.add_channels(checked(input, "add_channels: input"), checked(vector, "add_channels: vector", "channels"))
 
 
 @boundary
 def concatenate(plpy: Any, a: Any, b: Any) -> Any:
     shape = "channels, height, width"
-    return concatenation.concatenate(checked(a, "concatenate: a", shape), checked(b, "concatenate: b", shape)).tolist()
+    return concatenation.concatenate(checked(a, "concatenate: a", shape), checked(b, "concatenate: b", shape))
 
 
 @boundary
@@ -148,13 +159,13 @@ def pad(plpy: Any, input: Any, left: int, right: int, top: int, bottom: int, val
     array = checked(input, "pad: input", "channels, height, width")
     if not np.isfinite(value):
         fail(f"pad: value is {_number(value)}, expected a finite number")
-    return padding_layer.pad(array, left, right, top, bottom, value).tolist()
+    return padding_layer.pad(array, left, right, top, bottom, value)
 
 
 @boundary
 def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
     array = checked(input, "interpolate_nearest: input", "channels, height, width")
-    return interpolation.interpolate_nearest(array, scale_factor).tolist()
+    return interpolation.interpolate_nearest(array, scale_factor)
 
 
 @boundary
@@ -163,7 +174,7 @@ def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
         checked(input, "linear: input"),
         checked(weight, "linear: weight", "out, in"),
         optional(bias, "linear: bias", "out"),
-    ).tolist()
+    )
 
 
 @boundary
@@ -184,7 +195,7 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
             f"conv2d: input of shape {braces(x.shape)} with padding {padding} "
             f"is smaller than the kernel of weight of shape {braces(w.shape)}"
         )
-    return convolution.conv2d(x, w, b, stride, padding).tolist()
+    return convolution.conv2d(x, w, b, stride, padding)
 
 
 @boundary
@@ -201,7 +212,7 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
             )
     if eps is None or not 0 <= eps < float("inf"):
         fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
-    return normalisation.group_norm(x, num_groups, w, b, eps).tolist()
+    return normalisation.group_norm(x, num_groups, w, b, eps)
 
 
 @boundary
@@ -210,7 +221,7 @@ def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) ->
     name = "scaled_dot_product_attention"
     return attention.scaled_dot_product_attention(
         checked(query, f"{name}: query"), checked(key, f"{name}: key"), checked(value, f"{name}: value")
-    ).tolist()
+    )
 
 
 @boundary
@@ -223,9 +234,7 @@ def timestep_embedding(
     max_period: float,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
-    return embedding.timestep_embedding(
-        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
-    ).tolist()
+    return embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period)
 
 
 def check_timestep_embedding(
@@ -287,7 +296,7 @@ def _block(
 
 
 def _finish(activation: Activation) -> Any:
-    return unet.channels_first(activation)[0].tolist()
+    return unet.channels_first(activation)[0]
 
 
 def _check_scale_factor(name: str, output_scale_factor: float | None) -> None:
@@ -405,7 +414,7 @@ def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> t
 @boundary
 def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
     network, array = _unet(plpy, sample, timestep, model)
-    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0]
     session.give_memory_back()
     return output
 
@@ -415,7 +424,7 @@ def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> It
     network, array = _unet(plpy, sample, timestep, model)
     for row, activation, norm in unet.run_steps(network, array, timestep):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0].tolist()
+        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0]
 
 
 @boundary
@@ -443,7 +452,7 @@ def time_embedding(
             f"expected a last dimension of {first.shape[1]}"
         )
     layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
-    return unet.time_embedding(unet.assemble_network(layout), row, timestep).tolist()
+    return unet.time_embedding(unet.assemble_network(layout), row, timestep)
 
 
 # Random numbers
@@ -464,14 +473,14 @@ def manual_seed(plpy: Any, seed: int) -> Any:
 
 @boundary
 def randn(plpy: Any, seed: int, shape: Any) -> Any:
-    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0].tolist()
+    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0]
 
 
 @boundary
 def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
     sizes = check_shape(shape, "randn: shape")
     sample, after = random.randn(random.check_generator(generator), sizes)
-    return {"sample": sample.tolist(), "next": _generator(after)}
+    return {"sample": sample, "next": _generator(after)}
 
 
 # Schedulers
@@ -525,7 +534,7 @@ def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: 
         check_same_shape(drawn, x, "scheduler_step: noise", "sample")
     row = schedulers.ScheduleStep(**{field: step[field] for field in schedulers.ScheduleStep._fields})
     previous, original = schedulers.scheduler_step(output, x, drawn, row)
-    return {"prev_sample": previous.tolist(), "pred_original_sample": original.tolist()}
+    return {"prev_sample": previous, "pred_original_sample": original}
 
 
 def _training_config(plpy: Any, model: str, timestep: int) -> str:
@@ -544,7 +553,7 @@ def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -
     _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
     [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
     alpha_cumprod = schedulers.noise_schedule(json.loads(row["config"]))[1][timestep]
-    return (np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn).tolist()
+    return np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn
 
 
 @boundary
@@ -553,12 +562,12 @@ def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep:
     x = checked(sample, "predict_original_sample: sample")
     output = checked(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
-    return schedulers.scheduler_step(output, x, None, step)[1].tolist()
+    return schedulers.scheduler_step(output, x, None, step)[1]
 
 
 @boundary
 def denormalize(plpy: Any, sample: Any) -> Any:
-    return pipeline.denormalize(checked(sample, "denormalize: sample")).tolist()
+    return pipeline.denormalize(checked(sample, "denormalize: sample"))
 
 
 # Pipelines
@@ -628,7 +637,7 @@ def ddpm_steps(
     if seed is None:
         fail("seed is null, expected an integer")
     for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
-        yield step.step, step.timestep, sample[0].tolist(), original[0].tolist()
+        yield step.step, step.timestep, sample[0], original[0]
 
 
 @boundary
@@ -640,25 +649,24 @@ def ddpm_generate(
     picture = None
     for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
         if last:
-            picture = pipeline.denormalize(sample[0]).tolist()
+            picture = pipeline.denormalize(sample[0])
     return picture
 
 
 @boundary
 def ddpm_generate_many(
     plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Any:
+) -> Iterator[Any]:
     flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
     if None in flat:
         fail("seed is null, expected an integer")
     # All are made before the first row goes out; as arrays they take little.
-    pictures = [
+    yield from [
         (seed, picture)
         for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
         if last
         for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
     ]
-    return ((seed, picture.tolist()) for seed, picture in pictures)
 
 
 @boundary
