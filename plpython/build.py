@@ -46,7 +46,7 @@ comment on function sql_diffusion_numpy.{name}({types}) is 'sql_diffusion.{name}
 def complete(declaration: re.Match[str]) -> str:
     """A declaration of functions.sql with a body in place of the name of its function in Python, and with a comment."""
     name, parameters, function = declaration.groups()
-    inputs = [text.split() for text in parameters.split(",") if not text.split()[0] == "out"]
+    inputs = [text.split() for text in parameters.split(",") if text.split()[0] != "out"]
     types = [" ".join(words[1:]).partition(" default ")[0] for words in inputs]
     body = BODY.format(
         name=name,

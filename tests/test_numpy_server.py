@@ -652,7 +652,7 @@ def test_a_cancel_acts_and_the_server_lives(connect: Connect, rng: np.random.Gen
     other = connect()
     insert_wide(other, "wide", random_unet(rng, **WIDE))
     short = "select sql_diffusion_numpy.ddpm_generate(1, 'wide', 1)"
-    long = "select count(*) from sql_diffusion_numpy.ddpm_generate(array_fill(1::bigint, '{16}'), 'wide', 1000)"
+    long = "select count(*) from sql_diffusion_numpy.ddpm_generate(array_fill(1::bigint, '{640}'), 'wide', 50)"
     picture = value(other, short)
     beside, stop = [connect() for _ in range(4 if STRESS else 1)], threading.Event()
 

@@ -323,8 +323,8 @@ def convolve(
                     tiles = tiles.reshape(1, many * across, size * size * ins)
                 else:
                     tiles = workspace(next(scratch), size, size, many, across, ins)
-                    strides = (row, column, step * row, step * column, channel)
-                    tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, strides)
+                    shifts = (row, column, step * row, step * column, channel)
+                    tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, shifts)
                     transformed = workspace(next(scratch), len(points), many * across, ins)
                     _transform(points, tiles.reshape(size * size, -1), transformed.reshape(len(points), -1))
                     tiles = transformed
