@@ -68,13 +68,12 @@ def prepare_norm(
     size = channels // num_groups
     channel_mean = statistics.mean.reshape(batch, num_groups, size)
     mean = np.add.reduce(channel_mean, axis=2, keepdims=True) / size
-    within = np.add.reduce(statistics.deviation.reshape(batch, num_groups, size), axis=2, keepdims=True)
-    between = np.add.reduce((channel_mean - mean) ** 2, axis=2, keepdims=True) * pixels
-    inverse = 1 / np.sqrt((within + between) / (pixels * size) + eps)  # population variance
-    scale = inverse * weight.reshape(num_groups, size)
+    off = channel_mean - mean
+    squares = statistics.deviation.reshape(batch, num_groups, size) + pixels * off * off
+    variance = np.add.reduce(squares, axis=2, keepdims=True) / (pixels * size)  # of the population
+    scale = weight.reshape(num_groups, size) / np.sqrt(variance + eps)
     shift = bias.reshape(num_groups, size) - mean * scale
-    scale, shift = scale.reshape(batch, channels), shift.reshape(batch, channels)
-    return Norm(scale, shift, silu)
+    return Norm(scale.reshape(batch, channels), shift.reshape(batch, channels), silu)
 
 
 def apply_norm(values: np.ndarray, norm: Norm) -> np.ndarray:
