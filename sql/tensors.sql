@@ -145,7 +145,8 @@ begin atomic
   select sql_diffusion.with_shape(tensor.elements, shape)
   from (select array_agg((case when number.negative then -1 else 1 end
                           * (number.fraction + case when number.exponent > 0 then layout.hidden else 0 end)
-                          * power(2::float8, greatest(number.exponent, 1) - layout.bias))::real) as elements,
+                          * power(2::float8, greatest(number.exponent, 1) - layout.bias))::real)
+                 filter (where number.exponent < layout.full) as elements,
                bool_or(number.exponent = layout.full) as broken
         from (select case dtype when 'float32' then 4 else 2 end as size,
                      case dtype when 'float16' then 1024 else 8388608 end as hidden,

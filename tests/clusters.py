@@ -30,9 +30,7 @@ def run_as_server(*command: object, memory: int | None = None) -> None:
 
 
 @contextmanager
-def new_cluster(
-    settings: str = "", standby_of: str | None = None, memory: int | None = None
-) -> Iterator[str]:
+def new_cluster(settings: str = "", standby_of: str | None = None, memory: int | None = None) -> Iterator[str]:
     """The socket's folder of a new cluster with user postgres, or of a streaming standby of the one in another folder.
 
     memory: bytes of address space that each of its processes may have.

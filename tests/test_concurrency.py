@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import psycopg
-import pytest
 
 from numpy_server import STRESS
 from reference import insert_model, random_unet

@@ -64,7 +64,7 @@ def test_what_depends_on_it_goes_only_with_cascade(own: Connection[Any]) -> None
     own.execute("create view latest as select m.name from sql_diffusion.models m")
     own.execute("create table mine as select 1 as kept")
     try:
-        with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="latest|other objects depend"):
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist, match=r"other objects depend"):
             own.execute("drop extension sql_diffusion")
         assert own.execute("select * from latest").fetchall() == [("butterflies",)]
         own.execute("drop extension sql_diffusion cascade")

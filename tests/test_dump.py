@@ -88,9 +88,7 @@ def test_dump_and_restore(source: str, tmp_path: Path, form: str, as_owner: bool
 def test_a_template_database(source: str) -> None:
     name = f"sql_diffusion_{secrets.token_hex(4)}"
     with psycopg.connect(autocommit=True) as server:
-        server.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(source))
-        )
+        server.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(source)))
         try:
             assert contents(name) == contents(source)
         finally:

@@ -63,7 +63,9 @@ def small_disk() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can make a file system of a size")
     folder = Path(tempfile.mkdtemp(prefix="sql_diffusion."))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
         folder.rmdir()
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

@@ -78,8 +78,28 @@ def errors(plpy: Any) -> Iterator[None]:
         raise postgres_error(plpy, error) from None
 
 
+def as_lists(value: Any) -> Any:
+    """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
+
+    The lists hold NumPy's numbers: the text of a float32, through which they go, is half as long as that of a float of
+    Python, and as exact.
+    """
+    if isinstance(value, np.ndarray):
+        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+    if isinstance(value, dict):
+        return {name: as_lists(part) for name, part in value.items()}
+    return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
+def check_range(value: Any) -> None:
+    """Refuse infinite results of finite arguments, as PostgreSQL's arithmetic does."""
+    for array in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+            fail("value out of range: overflow", sqlstate="22003")
+
+
 def boundary(function: Function) -> Function:
-    """A function that PostgreSQL calls: what it refuses becomes PostgreSQL's error.
+    """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
 
     Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
     """
@@ -89,8 +109,9 @@ def boundary(function: Function) -> Function:
         with errors(plpy):
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
-                return itertools.chain(list(itertools.islice(result, 1)), result)
-            return result
+                return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+            check_range(result)
+            return as_lists(result)
 
     return call
 
@@ -109,13 +130,6 @@ def check_all_values(function: str, **arguments: tuple[np.ndarray | None, Any]) 
             check_values(array, f"{function}: {name}", value)
 
 
-def result(array: np.ndarray) -> Any:
-    """A nested list for PostgreSQL, which knows no infinite result of finite numbers."""
-    if not np.isfinite(array).all():
-        fail("value out of range: overflow", sqlstate="22003")
-    return array.tolist()
-
-
 # Tensors
 
 
@@ -124,12 +138,12 @@ def reshape(plpy: Any, input: Any, shape: Any) -> Any:
     array = tensor(input, "reshape: input")
     output = tensor_functions.reshape(array, check_shape(shape, "reshape: shape"))
     check_all_values("reshape", input=(array, input))
-    return output.tolist()
+    return output
 
 
 @boundary
 def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
-    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape")).tolist()
+    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape"))
 
 
 # Layers
@@ -139,7 +153,7 @@ def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
 def silu(plpy: Any, input: Any) -> Any:
     array = tensor(input, "silu: input")
     check_all_values("silu", input=(array, input))
-    return result(activation_function.silu(array))
+    return activation_function.silu(array)
 
 
 @boundary
@@ -147,7 +161,7 @@ def add(plpy: Any, a: Any, b: Any) -> Any:
     x, y = tensor(a, "add: a"), tensor(b, "add: b")
     check_same_shape(y, x, "add: b", "a")
     check_all_values("add", a=(x, a), b=(y, b))
-    return result(sums.add(x, y))
+    return sums.add(x, y)
 
 
 @boundary
@@ -156,7 +170,7 @@ def add_channels(plpy: Any, input: Any, vector: Any) -> Any:
     if len(y) != len(x):
         fail(f"add_channels: vector has {len(y)} elements, expected one for each of the {len(x)} channels of input")
     check_all_values("add_channels", input=(x, input), vector=(y, vector))
-    return result(sums.add_channels(x, y))
+    return sums.add_channels(x, y)
 
 
 @boundary
@@ -166,7 +180,7 @@ def concatenate(plpy: Any, a: Any, b: Any) -> Any:
     if x.shape[1:] != y.shape[1:]:
         fail(f"concatenate: b has shape {braces(y.shape)}, expected the height and width of a, {braces(x.shape)}")
     check_all_values("concatenate", a=(x, a), b=(y, b))
-    return concatenation.concatenate(x, y).tolist()
+    return concatenation.concatenate(x, y)
 
 
 @boundary
@@ -179,7 +193,7 @@ def pad(plpy: Any, input: Any, left: int, right: int, top: int, bottom: int, val
     channels, height, width = array.shape
     check_size([channels, height + top + bottom, width + left + right], "pad: output")
     check_all_values("pad", input=(array, input))
-    return padding_layer.pad(array, left, right, top, bottom, value).tolist()
+    return padding_layer.pad(array, left, right, top, bottom, value)
 
 
 @boundary
@@ -190,7 +204,7 @@ def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
     channels, height, width = array.shape
     check_size([channels, height * scale_factor, width * scale_factor], "interpolate_nearest: output")
     check_all_values("interpolate_nearest", input=(array, input))
-    return interpolation.interpolate_nearest(array, scale_factor).tolist()
+    return interpolation.interpolate_nearest(array, scale_factor)
 
 
 @boundary
@@ -205,7 +219,7 @@ def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
     if b is not None and len(b) != len(w):
         fail(f"linear: bias has {len(b)} elements, expected one for each of the {len(w)} outputs of weight")
     check_all_values("linear", input=(x, input), weight=(w, weight), bias=(b, bias))
-    return result(linear_layer.linear(x, w, b))
+    return linear_layer.linear(x, w, b)
 
 
 @boundary
@@ -227,7 +241,7 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
             f"is smaller than the kernel of weight of shape {braces(w.shape)}"
         )
     check_all_values("conv2d", input=(x, input), weight=(w, weight), bias=(b, bias))
-    return result(convolution.conv2d(x, w, b, stride, padding))
+    return convolution.conv2d(x, w, b, stride, padding)
 
 
 @boundary
@@ -245,7 +259,7 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
     if eps is None or not 0 <= eps < float("inf"):
         fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
     check_all_values("group_norm", input=(x, input), weight=(w, weight), bias=(b, bias))
-    return result(normalisation.group_norm(x, num_groups, w, b, eps))
+    return normalisation.group_norm(x, num_groups, w, b, eps)
 
 
 @boundary
@@ -261,9 +275,11 @@ def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) ->
     if k.ndim != q.ndim or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
         fail(f"{name}: key has shape {braces(k.shape)}, expected that of query, {braces(q.shape)}, but for the length")
     if v.ndim != k.ndim or v.shape[:-1] != k.shape[:-1]:
-        fail(f"{name}: value has shape {braces(v.shape)}, expected that of key, {braces(k.shape)}, but for the features")
+        fail(
+            f"{name}: value has shape {braces(v.shape)}, expected that of key, {braces(k.shape)}, but for the features"
+        )
     check_all_values(name, query=(q, query), key=(k, key), value=(v, value))
-    return result(attention.scaled_dot_product_attention(q, k, v))
+    return attention.scaled_dot_product_attention(q, k, v)
 
 
 @boundary
@@ -276,9 +292,7 @@ def timestep_embedding(
     max_period: float,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
-    return embedding.timestep_embedding(
-        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
-    ).tolist()
+    return embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period)
 
 
 def check_timestep_embedding(
@@ -310,7 +324,9 @@ def _module(key: str | None, name: str) -> str | None:
     return None if key is None else f"{key}.{name}"
 
 
-def _read_module(plpy: Any, name: str, model: str, component: str, key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_module(
+    plpy: Any, name: str, model: str, component: str, key: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     parameter = parameters.read_parameter(plpy, model, component, key)
     if parameter is None:
         session.query(
@@ -345,7 +361,7 @@ def _block(
 
 
 def _finish(activation: Activation) -> Any:
-    return unet.channels_first(activation)[0].tolist()
+    return unet.channels_first(activation)[0]
 
 
 def _check_block(name: str, output_scale_factor: float | None, eps: float | None) -> None:
@@ -468,7 +484,7 @@ def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> t
 @boundary
 def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
     network, array = _unet(plpy, sample, timestep, model)
-    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0]
     session.give_memory_back()
     return output
 
@@ -478,7 +494,7 @@ def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> It
     network, array = _unet(plpy, sample, timestep, model)
     for row, activation, norm in unet.run_steps(network, array, timestep):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0].tolist()
+        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0]
 
 
 @boundary
@@ -506,7 +522,7 @@ def time_embedding(
             f"expected a last dimension of {first.shape[1]}"
         )
     layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
-    return unet.time_embedding(unet.assemble_network(layout), row, timestep).tolist()
+    return unet.time_embedding(unet.assemble_network(layout), row, timestep)
 
 
 # Random numbers
@@ -527,14 +543,14 @@ def manual_seed(plpy: Any, seed: int) -> Any:
 
 @boundary
 def randn(plpy: Any, seed: int, shape: Any) -> Any:
-    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0].tolist()
+    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0]
 
 
 @boundary
 def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
     sizes = check_shape(shape, "randn: shape")
     sample, after = random.randn(random.check_generator(generator), sizes)
-    return {"sample": sample.tolist(), "next": _generator(after)}
+    return {"sample": sample, "next": _generator(after)}
 
 
 # Schedulers
@@ -598,12 +614,14 @@ def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: 
         check_same_shape(drawn, x, "scheduler_step: noise", "sample")
     check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output), noise=(drawn, noise))
     previous, original = schedulers.scheduler_step(output, x, drawn, row)
-    return {"prev_sample": result(previous), "pred_original_sample": result(original)}
+    return {"prev_sample": previous, "pred_original_sample": original}
 
 
 def _schedule_step(plpy: Any, step: dict[str, Any] | None) -> schedulers.ScheduleStep:
     row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
-    coefficients = [getattr(row, field) for field in row._fields if field.startswith(("original_", "sample_", "output_", "noise_"))]
+    coefficients = [
+        getattr(row, field) for field in row._fields if field.startswith(("original_", "sample_", "output_", "noise_"))
+    ]
     whole = row.draws_noise is not None and all(value is not None and np.isfinite(value) for value in coefficients)
     if not whole or not (row.clip_range is None or row.clip_range >= 0):
         written = "null"
@@ -632,7 +650,7 @@ def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -
     config = _training_config(plpy, model, timestep)
     _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
     alpha_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))[1][timestep]
-    return result(np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn)
+    return np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn
 
 
 @boundary
@@ -642,19 +660,39 @@ def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep:
     output = tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
     check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output))
-    return result(schedulers.scheduler_step(output, x, None, step)[1])
+    return schedulers.scheduler_step(output, x, None, step)[1]
 
 
 @boundary
 def denormalize(plpy: Any, sample: Any) -> Any:
     array = tensor(sample, "denormalize: sample")
     check_all_values("denormalize", sample=(array, sample))
-    return pipeline.denormalize(array).tolist()
+    return pipeline.denormalize(array)
 
 
 # Pipelines
 
 _SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5) s"
+_SCHEDULER = "select row(m.scheduler, m.defaults)::text as settings from sql_diffusion.models m where m.name = $1"
+
+
+@functools.lru_cache(maxsize=16)
+def _generation_schedule(
+    plpy: Any,
+    settings: str,
+    model: str | None,
+    steps: int | None,
+    timesteps: str,
+    scheduler: str | None,
+    eta: float | None,
+) -> list[schedulers.ScheduleStep]:
+    """The schedule of a generation, kept, since SQL takes some milliseconds for it.
+
+    settings are the model's, so that a change of them makes another; timesteps are in JSON.
+    """
+    types = ["text", "int", "int[]", "text", "real"]
+    rows = session.query(plpy, _SCHEDULE, types, [model, steps, json.loads(timesteps), scheduler, eta])
+    return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
 def _pictures_at_once(shape: list[int]) -> int:
@@ -676,9 +714,8 @@ def _sample(
         return
     progress = session.progress_of(plpy, session.begin(plpy))
     network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
-    types = ["text", "int", "int[]", "text", "real"]
-    rows = session.query(plpy, _SCHEDULE, types, [model, steps, timesteps, scheduler, eta])
-    schedule = [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
+    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
+    schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
     for first in range(0, len(seeds), many):
         batch = seeds[first : first + many]
@@ -700,7 +737,7 @@ def ddpm_steps(
     if seed is None:
         fail("seed is null, expected an integer")
     for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
-        yield step.step, step.timestep, sample[0].tolist(), original[0].tolist()
+        yield step.step, step.timestep, sample[0], original[0]
 
 
 @boundary
@@ -712,25 +749,24 @@ def ddpm_generate(
     picture = None
     for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
         if last:
-            picture = pipeline.denormalize(sample[0]).tolist()
+            picture = pipeline.denormalize(sample[0])
     return picture
 
 
 @boundary
 def ddpm_generate_many(
     plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Any:
+) -> Iterator[Any]:
     flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
     if None in flat:
         fail("seed is null, expected an integer")
     # All are made before the first row goes out; as arrays they take little.
-    pictures = [
+    yield from [
         (seed, picture)
         for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
         if last
         for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
     ]
-    return ((seed, picture.tolist()) for seed, picture in pictures)
 
 
 @boundary

@@ -32,7 +32,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
     def work(part: int) -> None:
         for picture, some, span in chunks[slice(*parts[part])]:
             q, k, v = query[picture, some, span], key[picture, some], value[picture, some]
-            scores = workspace("scores", len(q), sources, q.shape[1])
+            scores = workspace("even", len(q), sources, q.shape[1])
             np.matmul(k, q.swapaxes(1, 2), out=scores)
             # Softmax may take any one number from all scores of a query; where none can be large (Cauchy and Schwarz),
             # none need be.
@@ -40,7 +40,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
             if not longest <= _SAFE:
                 np.subtract(scores, scores.max(axis=1, keepdims=True), out=scores)
             np.exp(scores, out=scores)
-            values = workspace("values", len(q), outs + 1, sources)
+            values = workspace("odd", len(q), outs + 1, sources)
             values[:, :outs] = v.swapaxes(1, 2)
             values[:, outs] = 1
             product = workspace("attended", len(q), outs + 1, q.shape[1])
