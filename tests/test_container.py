@@ -41,7 +41,7 @@ def image() -> str:
 def container(image: str) -> Iterator[dict[str, object]]:
     """How to connect to a server in a container, as the superuser that the image is told to make."""
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # that helper is an image of its own, to be pulled
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
     password = "a word of passage"
     with PostgresContainer(image, username="painter", password=password, dbname="pictures", driver=None) as running:
@@ -65,7 +65,7 @@ def server(request: pytest.FixtureRequest) -> dict[str, object]:
 @pytest.mark.parametrize("backend", ["sql", "numpy"])
 def test_pictures_are_those_of_diffusers(server: dict[str, object], rng: np.random.Generator, backend: str) -> None:
     seed = int(rng.integers(2**40))
-    pipeline = DDPMPipeline.from_pretrained(ROOT / "models" / "butterflies")
+    pipeline = DDPMPipeline.from_pretrained(ROOT / "models" / "butterflies", variant="fp16", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     theirs = pipeline(generator=generator, num_inference_steps=2, output_type="np").images[

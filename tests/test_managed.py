@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 
 from installation import ROOT, copied_installation, private_cluster, program
 
-GENERATE = "select ddpm_generate(7, num_inference_steps => 2, backend => 'sql')"
+GENERATE = "select ddpm_generate(7, num_inference_steps => 1, backend => 'sql')"
 
 # What tells the extension's functions apart: everything but the schema that the verbs are in.
 FUNCTIONS = """

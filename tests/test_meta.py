@@ -32,6 +32,7 @@ def test_the_version_is_stated_in_no_other_place() -> None:
 def test_the_files_are_there() -> None:
     for provided in META["provides"].values():
         assert (ROOT / provided["file"]).is_file()
+        assert provided["file"].endswith(".sql")  # `pgxn load` takes what is not SQL for no extension
         assert (ROOT / provided["docfile"]).is_file()
 
 
