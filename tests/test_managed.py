@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import Connection, sql
 
+from helper_command import run
 from installation import ROOT, copied_installation, private_cluster, program
 
 GENERATE = "select ddpm_generate(7, num_inference_steps => 1, backend => 'sql')"
@@ -93,6 +94,21 @@ def test_the_plain_script_makes_what_the_extension_is(connection: Connection, ow
         assert own.execute(FUNCTIONS, [schema]).fetchall() == []
 
 
+def test_the_helper_finds_what_the_plain_script_made(owned_database: str, tmp_path: Path) -> None:
+    with psycopg.connect(dbname=owned_database, user=owned_database, autocommit=True) as own:
+        own.execute("create schema pictures")
+    assert psql(owned_database, owned_database, built("plain"), "--set=schema=pictures").returncode == 0
+    loaded = run(owned_database, "load", ROOT / "models" / "butterflies", "--name", "mine", PGUSER=owned_database)
+    assert loaded.returncode == 0, loaded.stderr
+    picture = tmp_path / "butterfly.png"
+    options = ["--model", "mine", "--seed", 42, "--steps", 1, "-o", picture]
+    made = run(owned_database, "generate", *options, PGUSER=owned_database)
+    assert made.returncode == 0, made.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    report = run(owned_database, "doctor", PGUSER=owned_database)
+    assert "made by its plain script" in report.stdout and "butterflies, mine" in report.stdout, report.stdout
+
+
 def test_the_plain_script_makes_all_or_nothing(owned_database: str) -> None:
     with psycopg.connect(dbname=owned_database, user=owned_database, autocommit=True) as own:
         # the last of the verbs is there already
@@ -101,6 +117,19 @@ def test_the_plain_script_makes_all_or_nothing(owned_database: str) -> None:
         assert done.returncode != 0
         assert 'function "image_ansi" already exists' in done.stderr
         assert own.execute("select count(*) from pg_namespace where nspname = 'sql_diffusion'").fetchone() == (0,)
+
+
+def test_dumps_hold_what_the_plain_script_made(connection: Connection, owned_database: str, tmp_path: Path) -> None:
+    """All of it: it is no extension for pg_dump."""
+    assert psql(owned_database, owned_database, built("plain")).returncode == 0
+    dump = tmp_path / "dump.sql"
+    subprocess.run([program("pg_dump"), f"--username={owned_database}", f"--file={dump}", owned_database], check=True)
+    with psycopg.connect(dbname=owned_database, user=owned_database, autocommit=True) as own:
+        own.execute("drop schema sql_diffusion cascade")
+        done = psql(owned_database, owned_database, dump, "--set=ON_ERROR_STOP=1", "--output=/dev/null")
+        assert done.returncode == 0, done.stderr
+        assert own.execute(FUNCTIONS, ["public"]).fetchall() == connection.execute(FUNCTIONS, ["public"]).fetchall()
+        assert own.execute(GENERATE).fetchone() == connection.execute(GENERATE).fetchone()
 
 
 def test_pg_tle_is_given_the_extension(connection: Connection, owned_database: str) -> None:
