@@ -59,10 +59,3 @@ alter table sql_diffusion.parameters
   alter column bias set storage external;
 
 grant select on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters to public;
-
--- Dumps carry the models that were loaded; the bundled one comes back with CREATE EXTENSION.
-select pg_extension_config_dump('sql_diffusion.models', 'where not bundled');
-select pg_extension_config_dump('sql_diffusion.components',
-  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
-select pg_extension_config_dump('sql_diffusion.parameters',
-  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
