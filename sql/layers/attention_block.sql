@@ -70,12 +70,12 @@ begin atomic
                                                          model, component, key || '.to_out.0', 1, 0, 'attention_block'))::float8 as y) pair),
                                   sql_diffusion.shape(input))
   from (select array_length(input, 2) as height, array_length(input, 3) as width offset 0) size,
-       lateral (select case when num_groups is null then input
-                       else sql_diffusion.group_norm_module_planes(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block')
-                       end as planes offset 0) hidden,
-       lateral (select sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_q', 1, 0, 'attention_block') as q,
-                       sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_k', 1, 0, 'attention_block') as k,
-                       sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_v', 1, 0, 'attention_block') as v offset 0) token,
+       lateral (select case when num_groups is not null
+                       then sql_diffusion.group_norm_module_statistics(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block')
+                       end as norm offset 0) hidden,
+       lateral (select sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) as q,
+                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) as k,
+                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) as v offset 0) token,
        lateral (select sql_diffusion.attention_heads(token.q, token.k, token.v, array_length(token.q, 1) / heads,
                                                      case when heads * (size.height * size.width)::bigint ^ 2 > 20000
                                                      then (select l.id from sql_diffusion.packed_layers l

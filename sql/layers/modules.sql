@@ -56,7 +56,8 @@ comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, dou
   'conv2d_packed, by several processes where the server allows it.';
 
 create function sql_diffusion.conv2d_module_planes(
-  input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null
+  input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
+  norm sql_diffusion.normalization default null
 ) returns real[]
 language sql stable parallel safe
 set jit = off
@@ -72,7 +73,7 @@ begin atomic
   select case
          when layer.packed is not null and layer.fits
          then (select array_agg(channel.plane order by channel.out_channel)
-               from sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding,
+               from sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding,
                                                   name || ': the input of ' || key) operand,
                     -- starting a worker takes some milliseconds, a product some nanoseconds a slot
                     lateral (select c.out_channel, c.plane
@@ -82,7 +83,7 @@ begin atomic
                              select c.out_channel, c.plane
                              from sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
                              where layer.pairs * cardinality(operand.slots) <= 1000000) channel)
-         else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key)
+         else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key, norm)
          end
   from (select p.weight,
                array_length(p.weight, 1)::bigint * array_length(p.weight, 2) as pairs,
@@ -103,9 +104,9 @@ begin atomic
         where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key
         offset 0) layer;
 end;
-comment on function sql_diffusion.conv2d_module_planes(real[], int, int, text, text, text, int, int, text, real[]) is
+comment on function sql_diffusion.conv2d_module_planes(real[], int, int, text, text, text, int, int, text, real[], sql_diffusion.normalization) is
   'conv2d of (channels, height, width) to (channels, height * width) with the parameters of the module with this key, packed if they are; the input may be (channels, height * width) too. '
-  'extra_bias, shape (out), is added to the module''s own. A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. '
+  'extra_bias, shape (out), is added to the module''s own; norm is done to the input first. A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. '
   'The padding is smaller than the kernel. The name opens error messages.';
 
 create function sql_diffusion.conv2d_module(
@@ -145,9 +146,9 @@ end;
 comment on function sql_diffusion.linear_module(real[], text, text, text, text) is
   'linear with the parameters of the module with this key. The name opens error messages.';
 
-create function sql_diffusion.group_norm_module_planes(
+create function sql_diffusion.group_norm_module_statistics(
   input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null
-) returns real[]
+) returns sql_diffusion.normalization
 language sql stable parallel safe
 set jit = off
 begin atomic
@@ -161,17 +162,17 @@ begin atomic
                                      coalesce(num_groups::text, 'null'), array_length(input, 1)))
          end
   from sql_diffusion.parameters p
-  where p.model = group_norm_module_planes.model and p.component = group_norm_module_planes.component and p.key = group_norm_module_planes.key;
-  select sql_diffusion.group_norm_core(input, num_groups, affine.weight, affine.bias, eps, with_silu)
+  where p.model = group_norm_module_statistics.model and p.component = group_norm_module_statistics.component and p.key = group_norm_module_statistics.key;
+  select sql_diffusion.group_norm_statistics(input, num_groups, affine.weight, affine.bias, eps, with_silu)
   from sql_diffusion.parameters p,
        lateral (select case when scale_shift is null then p.weight else array_agg((w * (1 + scale))::real order by position) end as weight,
                        case when scale_shift is null then p.bias else array_agg((b * (1 + scale) + shift)::real order by position) end as bias
                 from unnest(p.weight, p.bias, scale_shift[: array_length(p.weight, 1)], scale_shift[array_length(p.weight, 1) + 1 :])
                      with ordinality as channel (w, b, scale, shift, position)) affine
-  where p.model = group_norm_module_planes.model and p.component = group_norm_module_planes.component and p.key = group_norm_module_planes.key;
+  where p.model = group_norm_module_statistics.model and p.component = group_norm_module_statistics.component and p.key = group_norm_module_statistics.key;
 end;
-comment on function sql_diffusion.group_norm_module_planes(real[], text, text, text, int, double precision, boolean, text, real[]) is
-  'group_norm, and silu after it where with_silu, with the parameters of the module with this key; the output is (channels, elements of a channel). scale_shift, shape (2 channels), multiplies the normalized '
+comment on function sql_diffusion.group_norm_module_statistics(real[], text, text, text, int, double precision, boolean, text, real[]) is
+  'What group_norm, and silu after it where with_silu, with the parameters of the module with this key is to do to each channel of this input. scale_shift, shape (2 channels), multiplies the normalized '
   'channels by 1 + its first half and adds its second half. The name opens error messages.';
 
 create function sql_diffusion.group_norm_module(
@@ -180,6 +181,6 @@ create function sql_diffusion.group_norm_module(
 language sql stable parallel safe
 set jit = off
 return (select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
-        from (select unnest(sql_diffusion.group_norm_module_planes(input, model, component, key, num_groups, eps, with_silu, name)) as element) elements);
+        from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_module_statistics(input, model, component, key, num_groups, eps, with_silu, name))) as element) elements);
 comment on function sql_diffusion.group_norm_module(real[], text, text, text, int, double precision, boolean, text) is
-  'group_norm_module_planes with an output of the input''s shape.';
+  'group_norm, and silu after it where with_silu, with the parameters of the module with this key; an output of the input''s shape.';
