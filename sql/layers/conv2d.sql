@@ -127,6 +127,20 @@ return (
 comment on function sql_diffusion.conv2d_channels(real[], int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
   'Channels first to last of an input as big numbers, normalized on the way where norm is not NULL. factors: the units to the value 1, for each channel.';
 
+create function sql_diffusion.conv2d_channels_parallel(
+  input real[], height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+) returns table (share int, planes numeric[])
+language sql immutable parallel safe rows 16
+set jit = off
+begin atomic
+  select s.share,
+         sql_diffusion.conv2d_channels(input, sql_diffusion.share_first(s.share, array_length(input, 1)), sql_diffusion.share_last(s.share, array_length(input, 1)),
+                                       height, width, row_stride, factors, norm, name) as planes
+  from sql_diffusion.shares s;
+end;
+comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int, double precision[], sql_diffusion.normalization, text) is
+  'conv2d_channels of all channels, by several processes where the server allows it (sql/parallel.sql).';
+
 create function sql_diffusion.conv2d_operands(
   input real[], height int, width int, largest double precision[], norm sql_diffusion.normalization,
   kernel_height int, kernel_width int, stride int, padding int, name text,
@@ -154,8 +168,16 @@ return (
                 from (select largest[c] * range as size
                       from generate_series(1, size.channels) c,
                            sql_diffusion.conv2d_size(input[c:c], (norm).scale[c], (norm).shift[c], (norm).with_silu) range offset 0) channel offset 0) fixed,
-       lateral (select sql_diffusion.conv2d_channels(input, 1, size.channels, size.height, size.width, size.row_stride,
-                                                     (select array_agg(l * fixed.unit) from (select unnest(largest) as l) channels), norm, name) as planes offset 0) image,
+       lateral (select array_agg(l * fixed.unit) as factors
+                from (select unnest(largest) as l) channels offset 0) scaled,
+       -- starting a worker takes some milliseconds, a pixel a fifth of a microsecond
+       lateral (select case when cardinality(input) > 40000
+                       then (select array_agg(number)
+                             from (select unnest(c.planes) as number
+                                   from sql_diffusion.conv2d_channels_parallel(input, size.height, size.width, size.row_stride, scaled.factors, norm, name) c
+                                   order by c.share) numbers)
+                       else sql_diffusion.conv2d_channels(input, 1, size.channels, size.height, size.width, size.row_stride, scaled.factors, norm, name)
+                       end as planes offset 0) image,
        lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
                             16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
                        left(repeat(repeat('0000000000000001', kernel_width) || repeat('0', 16 * (size.row_stride - kernel_width)), kernel_height),

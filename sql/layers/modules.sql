@@ -14,46 +14,33 @@ comment on function sql_diffusion.check_parameter(text, text, text, text) is
   'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
 
 create function sql_diffusion.conv2d_packed(
-  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
-) returns table (out_channel int, plane real[])
-language sql stable parallel safe
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int, first int, last int
+) returns real[]
+language sql stable parallel safe cost 1000000
 set jit = off
 set enable_memoize = off
 begin atomic
-  select k.out_channel, plane
+  select array_agg(plane order by k.out_channel)
   from sql_diffusion.packed_kernels k,
        sql_diffusion.conv2d_plane(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) plane
-  where k.layer = conv2d_packed.layer;
+  where k.layer = conv2d_packed.layer
+    and k.out_channel between first and last;
 end;
-comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], int) is
-  'The output channels, each of shape (height * width), of a packed layer, of what conv2d_operands returns.';
-
--- The same with parallel workers, where the server allows them. A query over a table, in a function that returns a set, can have
--- workers; they run parallel safe functions, but not correlated subqueries; so one output channel is a function here, and the planner is told
--- that it is dear. Of the scans of a table only that of a bitmap gives the pages of one module out to several processes.
-create function sql_diffusion.conv2d_plane_in_worker(
-  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
-) returns real[]
-language sql immutable parallel safe cost 100000
-return (select plane from sql_diffusion.conv2d_plane(kernels, planes, rest, unit, slots, bias) plane);
-comment on function sql_diffusion.conv2d_plane_in_worker(numeric[], numeric[], numeric, double precision, int[], real) is
-  'conv2d_plane as a function that returns one value, which a parallel worker can run.';
+comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], int, int, int) is
+  'The output channels first to last, (channels, height * width), of a packed layer, of what conv2d_operands returns.';
 
 create function sql_diffusion.conv2d_packed_parallel(
-  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int
-) returns table (out_channel int, plane real[])
-language sql stable parallel safe
+  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int, out_channels int
+) returns table (share int, planes_out real[])
+language sql stable parallel safe rows 16
 set jit = off
-set enable_memoize = off
-set enable_indexscan = off
-set enable_seqscan = off
 begin atomic
-  select k.out_channel, sql_diffusion.conv2d_plane_in_worker(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) as plane
-  from sql_diffusion.packed_kernels k
-  where k.layer = conv2d_packed_parallel.layer;
+  select s.share,
+         sql_diffusion.conv2d_packed(planes, rest, unit, slots, bias, layer, sql_diffusion.share_first(s.share, out_channels), sql_diffusion.share_last(s.share, out_channels)) as planes_out
+  from sql_diffusion.shares s;
 end;
-comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, double precision, int[], real[], int) is
-  'conv2d_packed, by several processes where the server allows it.';
+comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, double precision, int[], real[], int, int) is
+  'conv2d_packed of all output channels, by several processes where the server allows it (sql/parallel.sql).';
 
 create function sql_diffusion.conv2d_module_planes(
   input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
@@ -72,21 +59,19 @@ begin atomic
   where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
   select case
          when layer.packed is not null and layer.fits
-         then (select array_agg(channel.plane order by channel.out_channel)
+         then (select case when layer.work * cardinality(operand.slots) > 12000000
+                      then (select sql_diffusion.array_cat_agg(c.planes_out order by c.share)
+                            from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, layer.out_channels) c)
+                      else sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, 1, layer.out_channels)
+                      end
                from sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding,
-                                                  name || ': the input of ' || key) operand,
-                    -- starting a worker takes some milliseconds, a product some nanoseconds a slot
-                    lateral (select c.out_channel, c.plane
-                             from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
-                             where layer.pairs * cardinality(operand.slots) > 1000000
-                             union all
-                             select c.out_channel, c.plane
-                             from sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed) c
-                             where layer.pairs * cardinality(operand.slots) <= 1000000) channel)
+                                                  name || ': the input of ' || key) operand)
          else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key, norm)
          end
   from (select p.weight,
-               array_length(p.weight, 1)::bigint * array_length(p.weight, 2) as pairs,
+               array_length(p.weight, 1) as out_channels,
+               -- nanoseconds an output pixel, about: starting a worker takes some milliseconds
+               array_length(p.weight, 1)::bigint * array_length(p.weight, 2) * (9 + coalesce(array_length(p.weight, 3) * array_length(p.weight, 4), 1)) as work,
                coalesce(array_length(p.weight, 3), 1) as kernel_height,
                coalesce(array_length(p.weight, 4), 1) as kernel_width,
                case when extra_bias is null then p.bias
