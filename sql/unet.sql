@@ -486,7 +486,7 @@ begin atomic
          join lateral unnest(plan[run.step + 1 : run.step + 1]) p on true,
          temb,
          lateral (
-           select case when p.pops then sql_diffusion.concatenate(run.hidden, (run.skips[cardinality(run.skips)]).value) else run.hidden end as hidden,
+           select case when p.pops then run.hidden || (run.skips[cardinality(run.skips)]).value else run.hidden end as hidden,
                   case when p.pops then trim_array(run.skips, 1) else run.skips end as skips
            offset 0
          ) taken,

@@ -78,24 +78,6 @@ return greatest(width + padding, kernel_width);
 comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
   'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
 
-create function sql_diffusion.conv2d_size(pixels real[], scale double precision, shift double precision, with_silu boolean) returns setof double precision
-language sql immutable parallel safe rows 1
-begin atomic
-  select case when scale is null then greatest(-range.low, range.high)
-              when not with_silu then greatest(abs(range.low * scale + shift), abs(range.high * scale + shift))
-              else (select max(abs(y / 2 * (1 + tanh(y / 2))))
-                    from (values (range.low * scale + shift),
-                                 (range.high * scale + shift),
-                                 -- silu falls to its least value at -1.278 and rises on either side
-                                 (least(greatest(-1.2784645427610738, least(range.low * scale, range.high * scale) + shift),
-                                        greatest(range.low * scale, range.high * scale) + shift))) as extreme (y))
-         end
-  from (select min(pixel)::float8 as low, max(pixel)::float8 as high
-        from (select unnest(pixels) as pixel) pixels offset 0) range;
-end;
-comment on function sql_diffusion.conv2d_size(real[], double precision, double precision, boolean) is
-  'The largest absolute value of the pixels of a channel, or of what a normalization (of which scale is NULL for none) makes of values in their range. A set of one row, as conv2d_plane.';
-
 create function sql_diffusion.conv2d_channels(
   input real[], first int, last int, height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
 ) returns numeric[]
@@ -165,13 +147,12 @@ return (
                        else coalesce(least(44999999 / nullif(max(channel.size), 0),
                                            4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
                        end as unit
-                from (select largest[c] * range as size
-                      from generate_series(1, size.channels) c,
-                           sql_diffusion.conv2d_size(input[c:c], (norm).scale[c], (norm).shift[c], (norm).with_silu) range offset 0) channel offset 0) fixed,
+                from (select largest[c] * case when norm is null then (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) else (norm).size[c] end as size
+                      from generate_series(1, size.channels) c offset 0) channel offset 0) fixed,
        lateral (select array_agg(l * fixed.unit) as factors
                 from (select unnest(largest) as l) channels offset 0) scaled,
        -- starting a worker takes some milliseconds, a pixel a fifth of a microsecond
-       lateral (select case when cardinality(input) > 40000
+       lateral (select case when cardinality(input) > 90000
                        then (select array_agg(number)
                              from (select unnest(c.planes) as number
                                    from sql_diffusion.conv2d_channels_parallel(input, size.height, size.width, size.row_stride, scaled.factors, norm, name) c
@@ -185,9 +166,10 @@ return (
                        -- in every slot of the product 5e15, so that what is read from it is never negative
                        ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
                 offset 0) constant,
-       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + y) * size.row_stride + kernel_width - 1 - padding + x) order by y, x) as slots
-                from generate_series(0, size.height + 2 * padding - kernel_height, stride) y,
-                     generate_series(0, size.width + 2 * padding - kernel_width, stride) x) output);
+       lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
+                       (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape,
+       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
+                from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output);
 comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], sql_diffusion.normalization, int, int, int, int, text) is
   'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution; norm is what is done to its pixels first, NULL for nothing. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
   'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '

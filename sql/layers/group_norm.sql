@@ -3,10 +3,11 @@
 create type sql_diffusion.normalization as (
   scale      double precision[],
   shift      double precision[],
+  size       double precision[],
   with_silu  boolean
 );
 comment on type sql_diffusion.normalization is
-  'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]).';
+  'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
 
 create function sql_diffusion.group_norm_statistics(
   input real[], num_groups int, weight real[], bias real[], eps double precision, with_silu boolean
@@ -15,13 +16,28 @@ language sql immutable parallel safe
 set jit = off
 return (
   select row(array_agg(affine.scale order by channel),
-             array_agg(coalesce(bias[channel], 0) - statistics.mean * affine.scale order by channel),
+             array_agg(affine.shift order by channel),
+             array_agg(case when with_silu then greatest(silu.at_low, silu.at_high, silu.at_bottom) else greatest(-affine.low, affine.high) end order by channel),
              with_silu)::sql_diffusion.normalization
-  from generate_series(1, array_length(input, 1), array_length(input, 1) / num_groups) first,
-       lateral (select avg(element) as mean, var_pop(element) as variance
-                from (select unnest(input[first : first + array_length(input, 1) / num_groups - 1])::float8 as element) elements) statistics,
-       generate_series(first, first + array_length(input, 1) / num_groups - 1) channel,
-       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as scale offset 0) affine);
+  -- the variance of a group is the mean of its channels' variances and the variance of their means
+  from (select channel, own.low, own.high,
+               avg(own.mean) over same_group as mean,
+               avg(own.variance) over same_group + var_pop(own.mean) over same_group as variance
+        from generate_series(1, array_length(input, 1)) channel,
+             lateral (select avg(element) as mean, var_pop(element) as variance, min(element) as low, max(element) as high
+                      from (select unnest(input[channel:channel])::float8 as element) elements) own
+        window same_group as (partition by (channel - 1) / (array_length(input, 1) / num_groups))) statistics,
+       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as factor offset 0) scaled,
+       lateral (select scaled.factor as scale,
+                       coalesce(bias[channel], 0) - statistics.mean * scaled.factor as shift offset 0) own,
+       lateral (select own.scale,
+                       own.shift,
+                       least(statistics.low * own.scale, statistics.high * own.scale) + own.shift as low,
+                       greatest(statistics.low * own.scale, statistics.high * own.scale) + own.shift as high offset 0) affine,
+       -- silu falls to its least value at -1.278 and rises on either side
+       lateral (select abs(affine.low / 2 * (1 + tanh(affine.low / 2))) as at_low,
+                       abs(affine.high / 2 * (1 + tanh(affine.high / 2))) as at_high,
+                       case when affine.low < -1.2784645 and affine.high > -1.2784645 then 0.2784646 end as at_bottom) silu);
 comment on function sql_diffusion.group_norm_statistics(real[], int, real[], real[], double precision, boolean) is
   'What group_norm is to do to each channel of this input. It does not check the arguments.';
 

@@ -59,7 +59,7 @@ begin atomic
   where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
   select case
          when layer.packed is not null and layer.fits
-         then (select case when layer.work * cardinality(operand.slots) > 12000000
+         then (select case when layer.work * cardinality(operand.slots) > 16000000
                       then (select sql_diffusion.array_cat_agg(c.planes_out order by c.share)
                             from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, layer.out_channels) c)
                       else sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, 1, layer.out_channels)
