@@ -51,13 +51,10 @@ set jit = off
 set enable_memoize = off
 begin atomic
   select sql_diffusion.check_parameter(model, component, key, name);
-  select case when array_length(input, 1) <> array_length(p.weight, 2) then
-           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
-                                     array_length(input, 1), array_length(p.weight, 2), key, sql_diffusion.shape(p.weight)))
-         end
-  from sql_diffusion.parameters p
-  where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key;
   select case
+         when array_length(input, 1) <> layer.in_channels
+         then array[sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
+                                              array_length(input, 1), layer.in_channels, key, sql_diffusion.shape(layer.weight)))::int]
          when layer.packed is not null and layer.fits
          then (select case when layer.work * cardinality(operand.slots) > 16000000
                       then (select sql_diffusion.array_cat_agg(c.planes_out order by c.share)
@@ -66,27 +63,37 @@ begin atomic
                       end
                from sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding,
                                                   name || ': the input of ' || key) operand)
-         else sql_diffusion.conv2d_core(input, height, width, layer.weight || '{}'::real[], layer.bias, stride, padding, name || ': the input of ' || key, norm)
+         else sql_diffusion.conv2d_core(input, height, width, layer.weight, layer.bias, stride, padding, name || ': the input of ' || key, norm)
          end
   from (select p.weight,
-               array_length(p.weight, 1) as out_channels,
+               p.out_channels,
+               p.in_channels,
+               p.kernel_height,
+               p.kernel_width,
                -- nanoseconds an output pixel, about: starting a worker takes some milliseconds
-               array_length(p.weight, 1)::bigint * array_length(p.weight, 2) * (9 + coalesce(array_length(p.weight, 3) * array_length(p.weight, 4), 1)) as work,
-               coalesce(array_length(p.weight, 3), 1) as kernel_height,
-               coalesce(array_length(p.weight, 4), 1) as kernel_width,
+               p.out_channels::bigint * p.in_channels * (9 + p.kernel_height * p.kernel_width) as work,
                case when extra_bias is null then p.bias
                     when p.bias is null then extra_bias
                     else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
                end as bias,
-               (height + 2 * padding - coalesce(array_length(p.weight, 3), 1)) / stride + 1
-                 <= sql_diffusion.conv2d_rows(conv2d_module_planes.width, coalesce(array_length(p.weight, 3), 1), coalesce(array_length(p.weight, 4), 1), stride, padding) as fits,
+               (height + 2 * padding - p.kernel_height) / stride + 1
+                 <= sql_diffusion.conv2d_rows(conv2d_module_planes.width, p.kernel_height, p.kernel_width, stride, padding) as fits,
                l.id as packed,
                l.largest
-        from sql_diffusion.parameters p
+        from (select w.weight,
+                     w.bias,
+                     array_length(w.weight, 1) as out_channels,
+                     array_length(w.weight, 2) as in_channels,
+                     coalesce(array_length(w.weight, 3), 1) as kernel_height,
+                     coalesce(array_length(w.weight, 4), 1) as kernel_width
+              from (select p.weight || '{}'::real[] as weight, p.bias
+                    from sql_diffusion.parameters p
+                    where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key
+                    offset 0) w
+              offset 0) p
              left join sql_diffusion.packed_layers l
-             on l.model = p.model and l.component = p.component and l.key = p.key
-                and l.row_stride = sql_diffusion.conv2d_row_stride(conv2d_module_planes.width, coalesce(array_length(p.weight, 4), 1), padding)
-        where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key
+             on l.model = conv2d_module_planes.model and l.component = conv2d_module_planes.component and l.key = conv2d_module_planes.key
+                and l.row_stride = sql_diffusion.conv2d_row_stride(conv2d_module_planes.width, p.kernel_width, padding)
         offset 0) layer;
 end;
 comment on function sql_diffusion.conv2d_module_planes(real[], int, int, text, text, text, int, int, text, real[], sql_diffusion.normalization) is
@@ -104,11 +111,13 @@ begin atomic
   select sql_diffusion.with_shape((select array_agg(element)
                                    from (select unnest(sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),
                                                                                           model, component, key, stride, padding, name)) as element) elements),
-                                  array[array_length(p.weight, 1),
-                                        (array_length(input, 2) + 2 * padding - array_length(p.weight, 3)) / stride + 1,
-                                        (array_length(input, 3) + 2 * padding - array_length(p.weight, 4)) / stride + 1])
-  from sql_diffusion.parameters p
-  where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key;
+                                  array[p.shape[1],
+                                        (array_length(input, 2) + 2 * padding - p.shape[3]) / stride + 1,
+                                        (array_length(input, 3) + 2 * padding - p.shape[4]) / stride + 1])
+  from (select sql_diffusion.shape(p.weight || '{}'::real[]) as shape
+        from sql_diffusion.parameters p
+        where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
+        offset 0) p;
 end;
 comment on function sql_diffusion.conv2d_module(real[], text, text, text, int, int, text) is
   'conv2d_module_planes of a convolution, with an output of shape (channels, height, width).';
