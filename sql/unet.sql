@@ -468,7 +468,8 @@ comment on type sql_diffusion.tensor is 'A tensor in a row of its own, so that t
 create function sql_diffusion.run_plan(plan sql_diffusion.plan_step[], sample real[], timestep double precision, model text)
   returns table (step int, operation text, key text, hidden real[])
 language sql stable parallel safe rows 60
-set jit to off
+set jit = off
+set enable_memoize = off                            -- which would hash and keep every tensor
 begin atomic
   with recursive
   temb as materialized (
