@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql

@@ -31,9 +31,7 @@ comment on column sql_diffusion.packed_kernels.layer is 'the module';
 comment on column sql_diffusion.packed_kernels.out_channel is 'the output channel, from 1';
 comment on column sql_diffusion.packed_kernels.kernels is 'a big number for each input channel, and their sum: what conv2d_kernels returns';
 
--- Parallel workers share a table out page by page: few rows to a page, so that a layer of 64 channels has a page for everyone.
 alter table sql_diffusion.packed_kernels alter column kernels set storage external;
-alter table sql_diffusion.packed_kernels set (fillfactor = 10, parallel_workers = 8);
 
 grant select on sql_diffusion.packed_layers, sql_diffusion.packed_kernels to public;
 
