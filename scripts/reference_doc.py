@@ -47,7 +47,7 @@ SECTIONS = {
     "tensors": "Tensors",
     "random": "Random numbers",
     "packed": "Packed kernels",
-    "parallel": "Parallel query",
+    "parallel": "Parallel workers",
     "errors": "Errors",
 }
 
