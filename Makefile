@@ -1,7 +1,9 @@
-# make            builds the extensions' scripts
+# make            builds the extensions' scripts, and those for servers where no file can be put
 # make install    installs them into the PostgreSQL that pg_config names
 # make installcheck   runs the SQL regression tests against a running server
 # make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
+# make dist       the zip that PGXN takes
+# make test-versions   the tests on other versions of PostgreSQL, as root on Debian
 # make test       from a bare Debian or Ubuntu to all tests passed
 
 # (not VERSION: PGXS has that for PostgreSQL's own)
@@ -10,7 +12,7 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/packed.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
@@ -24,6 +26,10 @@ DOCS       = $(wildcard doc/*.md)
 # The fast path: an install script that holds the Python package.
 EXTENSION  += extension/sql_diffusion_numpy
 DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
+
+# ALTER EXTENSION UPDATE, from each older version that sql/updates tells how to leave
+UPDATES     = $(patsubst sql/updates/%.sql,build/%--$(EXTVERSION).sql,$(wildcard sql/updates/*.sql))
+DATA_built += $(UPDATES)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
 REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
@@ -40,26 +46,47 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
 
-all: $(DATA_built)
+# The pure-SQL extension for servers where no file can be put, as one script for psql and as one for pg_tle (doc/install.md)
+MANAGED = $(addprefix build/sql_diffusion--$(EXTVERSION).,plain.sql pg_tle.sql)
+
+all: $(DATA_built) $(MANAGED)
 
 build/sql_diffusion--$(EXTVERSION).sql: $(SQL) Makefile
 	@mkdir -p build
 	cat $(SQL) > $@.new && mv $@.new $@
+
+build/sql_diffusion--$(EXTVERSION).plain.sql: $(SQL) scripts/managed_sql.py Makefile
+	@mkdir -p build
+	$(PYTHON3) scripts/managed_sql.py plain $(filter-out sql/dump.sql,$(SQL)) > $@.new && mv $@.new $@
+
+build/sql_diffusion--$(EXTVERSION).pg_tle.sql: $(SQL) scripts/managed_sql.py Makefile
+	@mkdir -p build
+	$(PYTHON3) scripts/managed_sql.py pg_tle $(SQL) > $@.new && mv $@.new $@
 
 build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.control \
 		$(wildcard plpython/*.py plpython/*.sql plpython/*/*.py plpython/*/*/*.py)
 	@mkdir -p build
 	$(PYTHON3) plpython/build.py > $@.new && mv $@.new $@
 
+build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
+	@mkdir -p build
+	$(PYTHON3) scripts/update_script.py $< $(filter-out build/% sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+
+build/sql_diffusion_numpy--%--$(EXTVERSION).sql: sql/updates/sql_diffusion_numpy--%.sql build/sql_diffusion_numpy--$(EXTVERSION).sql scripts/update_script.py
+	@mkdir -p build
+	$(PYTHON3) scripts/update_script.py $< build/sql_diffusion_numpy--$(EXTVERSION).sql > $@.new && mv $@.new $@
+
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
 
-.PHONY: demo test reference
+.PHONY: demo test test-versions reference
 demo:
 	scripts/demo $(SEED)
 test:
 	scripts/test
+test-versions:
+	scripts/test-versions $(VERSIONS)
 
 # doc/reference.md, from the comments of what is installed
 reference: install

@@ -25,6 +25,9 @@ comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of wei
 comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
 comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out';
 
+create unique index models_one_bundled on sql_diffusion.models (bundled) where bundled;
+comment on index sql_diffusion.models_one_bundled is 'At most one model comes with the extension.';
+
 create table sql_diffusion.components (
   model      text not null references sql_diffusion.models (name) on update cascade on delete cascade,
   component  text not null,
@@ -59,10 +62,3 @@ alter table sql_diffusion.parameters
   alter column bias set storage external;
 
 grant select on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters to public;
-
--- Dumps carry the models that were loaded; the bundled one comes back with CREATE EXTENSION.
-select pg_extension_config_dump('sql_diffusion.models', 'where not bundled');
-select pg_extension_config_dump('sql_diffusion.components',
-  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
-select pg_extension_config_dump('sql_diffusion.parameters',
-  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');

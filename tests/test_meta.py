@@ -18,12 +18,21 @@ def test_every_extension_is_provided_in_its_version() -> None:
         assert found, name
         versions[name] = found.group(1)
     assert {name: provided["version"] for name, provided in META["provides"].items()} == versions
-    assert META["version"] == versions[META["name"]]
+    assert set(versions.values()) == {META["version"]}
+
+
+def test_the_version_is_stated_in_no_other_place() -> None:
+    """What else needs it reads it from a control file."""
+    files = [ROOT / name for name in ("Makefile", "Dockerfile", "pyproject.toml")]
+    files += [file for file in (ROOT / "scripts").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    stated = re.compile(rf"(?<![\w.]){re.escape(META['version'])}(?![\w.])")
+    assert [file.name for file in files if stated.search(file.read_text(encoding="utf-8"))] == []
 
 
 def test_the_files_are_there() -> None:
     for provided in META["provides"].values():
         assert (ROOT / provided["file"]).is_file()
+        assert provided["file"].endswith(".sql")  # `pgxn load` takes what is not SQL for no extension
         assert (ROOT / provided["docfile"]).is_file()
 
 
@@ -36,8 +45,11 @@ def test_what_the_specification_requires() -> None:
     required = {"name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"}
     assert required <= set(META)
     assert META["meta-spec"]["version"] == "1.0.0"
-    for version in (META["version"], *META["prereqs"]["runtime"]["requires"].values()):
-        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert META["release_status"] in ("stable", "testing", "unstable")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", META["version"])
+    for prerequisites in META["prereqs"]["runtime"].values():
+        for version in prerequisites.values():
+            assert re.fullmatch(r"\d+\.\d+\.\d+|0", version)  # 0: any
 
 
 def test_the_readme_quotes_errors_as_they_are() -> None:

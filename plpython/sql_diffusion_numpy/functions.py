@@ -34,7 +34,7 @@ from .layers import timestep_embedding as embedding
 from .layers import upsample as upsample_module
 from .layers.conv2d import Activation, Piece
 from .layers.modules import Network, PlanRow
-from .tensors import braces, check_same_shape, check_shape, check_values, tensor
+from .tensors import braces, check_same_shape, check_shape, check_size, check_values, tensor
 
 Function = Callable[..., Any]
 
@@ -70,6 +70,8 @@ def errors(plpy: Any) -> Iterator[None]:
         yield
     except Refused as error:
         raise postgres_error(plpy, error) from None
+    except MemoryError:
+        raise postgres_error(plpy, Refused("out of memory", None, "53200")) from None
     except plpy.SPIError as error:
         if error.sqlstate not in OURS:
             raise
@@ -89,6 +91,13 @@ def as_lists(value: Any) -> Any:
     return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
 
 
+def check_range(value: Any) -> None:
+    """Refuse infinite results of finite arguments, as PostgreSQL's arithmetic does."""
+    for array in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+            fail("value out of range: overflow", sqlstate="22003")
+
+
 def boundary(function: Function) -> Function:
     """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
 
@@ -101,19 +110,24 @@ def boundary(function: Function) -> Function:
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
                 return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+            check_range(result)
             return as_lists(result)
 
     return call
 
 
-def checked(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
-    array = tensor(value, name, dimensions)
-    check_values(array, name, value)
-    return array
+# As in SQL, a function looks at the shapes of its arguments first, at its settings then and at every value last.
 
 
 def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
-    return None if value is None else checked(value, name, dimensions)
+    return None if value is None else tensor(value, name, dimensions)
+
+
+def check_all_values(function: str, **arguments: tuple[np.ndarray | None, Any]) -> None:
+    """Refuse values of arguments, each an array and the nested list that it was made of."""
+    for name, (array, value) in arguments.items():
+        if array is not None:
+            check_values(array, f"{function}: {name}", value)
 
 
 # Tensors
@@ -121,8 +135,10 @@ def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
 
 @boundary
 def reshape(plpy: Any, input: Any, shape: Any) -> Any:
-    array = checked(input, "reshape: input")
-    return tensor_functions.reshape(array, check_shape(shape, "reshape: shape"))
+    array = tensor(input, "reshape: input")
+    output = tensor_functions.reshape(array, check_shape(shape, "reshape: shape"))
+    check_all_values("reshape", input=(array, input))
+    return output
 
 
 @boundary
@@ -135,52 +151,81 @@ def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
 
 @boundary
 def silu(plpy: Any, input: Any) -> Any:
-    return activation_function.silu(checked(input, "silu: input"))
+    array = tensor(input, "silu: input")
+    check_all_values("silu", input=(array, input))
+    return activation_function.silu(array)
 
 
 @boundary
 def add(plpy: Any, a: Any, b: Any) -> Any:
-    return sums.add(checked(a, "add: a"), checked(b, "add: b"))
+    x, y = tensor(a, "add: a"), tensor(b, "add: b")
+    check_same_shape(y, x, "add: b", "a")
+    check_all_values("add", a=(x, a), b=(y, b))
+    return sums.add(x, y)
 
 
 @boundary
 def add_channels(plpy: Any, input: Any, vector: Any) -> Any:
-    return sums.add_channels(checked(input, "add_channels: input"), checked(vector, "add_channels: vector", "channels"))
+    x, y = tensor(input, "add_channels: input"), tensor(vector, "add_channels: vector", "channels")
+    if len(y) != len(x):
+        fail(f"add_channels: vector has {len(y)} elements, expected one for each of the {len(x)} channels of input")
+    check_all_values("add_channels", input=(x, input), vector=(y, vector))
+    return sums.add_channels(x, y)
 
 
 @boundary
 def concatenate(plpy: Any, a: Any, b: Any) -> Any:
-    shape = "channels, height, width"
-    return concatenation.concatenate(checked(a, "concatenate: a", shape), checked(b, "concatenate: b", shape))
+    dimensions = "channels, height, width"
+    x, y = tensor(a, "concatenate: a", dimensions), tensor(b, "concatenate: b", dimensions)
+    if x.shape[1:] != y.shape[1:]:
+        fail(f"concatenate: b has shape {braces(y.shape)}, expected the height and width of a, {braces(x.shape)}")
+    check_all_values("concatenate", a=(x, a), b=(y, b))
+    return concatenation.concatenate(x, y)
 
 
 @boundary
 def pad(plpy: Any, input: Any, left: int, right: int, top: int, bottom: int, value: float) -> Any:
-    array = checked(input, "pad: input", "channels, height, width")
+    array = tensor(input, "pad: input", "channels, height, width")
+    if min(left, right, top, bottom) < 0:
+        fail(f"pad: padding is {left}, {right}, {top}, {bottom} (left, right, top, bottom), expected none below 0")
     if not np.isfinite(value):
         fail(f"pad: value is {_number(value)}, expected a finite number")
+    channels, height, width = array.shape
+    check_size([channels, height + top + bottom, width + left + right], "pad: output")
+    check_all_values("pad", input=(array, input))
     return padding_layer.pad(array, left, right, top, bottom, value)
 
 
 @boundary
 def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
-    array = checked(input, "interpolate_nearest: input", "channels, height, width")
+    array = tensor(input, "interpolate_nearest: input", "channels, height, width")
+    if scale_factor < 1:
+        fail(f"interpolate_nearest: scale_factor is {scale_factor}, expected at least 1")
+    channels, height, width = array.shape
+    check_size([channels, height * scale_factor, width * scale_factor], "interpolate_nearest: output")
+    check_all_values("interpolate_nearest", input=(array, input))
     return interpolation.interpolate_nearest(array, scale_factor)
 
 
 @boundary
 def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return linear_layer.linear(
-        checked(input, "linear: input"),
-        checked(weight, "linear: weight", "out, in"),
-        optional(bias, "linear: bias", "out"),
-    )
+    x, w = tensor(input, "linear: input"), tensor(weight, "linear: weight", "out, in")
+    b = optional(bias, "linear: bias", "out")
+    if x.shape[-1] != w.shape[1]:
+        fail(
+            f"linear: input has shape {braces(x.shape)}, "
+            f"expected a last dimension of {w.shape[1]}, as weight of shape {braces(w.shape)} takes"
+        )
+    if b is not None and len(b) != len(w):
+        fail(f"linear: bias has {len(b)} elements, expected one for each of the {len(w)} outputs of weight")
+    check_all_values("linear", input=(x, input), weight=(w, weight), bias=(b, bias))
+    return linear_layer.linear(x, w, b)
 
 
 @boundary
 def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, padding: int | None) -> Any:
-    x = checked(input, "conv2d: input", "channels, height, width")
-    w = checked(weight, "conv2d: weight", "out, in, height, width")
+    x = tensor(input, "conv2d: input", "channels, height, width")
+    w = tensor(weight, "conv2d: weight", "out, in, height, width")
     b = optional(bias, "conv2d: bias", "out")
     if stride is None or stride < 1:
         fail(f"conv2d: stride is {_number(stride)}, expected at least 1")
@@ -195,12 +240,13 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
             f"conv2d: input of shape {braces(x.shape)} with padding {padding} "
             f"is smaller than the kernel of weight of shape {braces(w.shape)}"
         )
+    check_all_values("conv2d", input=(x, input), weight=(w, weight), bias=(b, bias))
     return convolution.conv2d(x, w, b, stride, padding)
 
 
 @boundary
 def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias: Any, eps: float | None) -> Any:
-    x = checked(input, "group_norm: input")
+    x = tensor(input, "group_norm: input")
     w, b = optional(weight, "group_norm: weight", "channels"), optional(bias, "group_norm: bias", "channels")
     if num_groups is None or num_groups < 1 or len(x) % num_groups:
         fail(f"group_norm: num_groups is {_number(num_groups)}, expected a divisor of the {len(x)} channels of input")
@@ -212,6 +258,7 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
             )
     if eps is None or not 0 <= eps < float("inf"):
         fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
+    check_all_values("group_norm", input=(x, input), weight=(w, weight), bias=(b, bias))
     return normalisation.group_norm(x, num_groups, w, b, eps)
 
 
@@ -219,9 +266,20 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
 def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) -> Any:
     session.begin(plpy)
     name = "scaled_dot_product_attention"
-    return attention.scaled_dot_product_attention(
-        checked(query, f"{name}: query"), checked(key, f"{name}: key"), checked(value, f"{name}: value")
-    )
+    q, k, v = tensor(query, f"{name}: query"), tensor(key, f"{name}: key"), tensor(value, f"{name}: value")
+    if not 2 <= q.ndim <= 4:
+        fail(
+            f"{name}: query has shape {braces(q.shape)}, "
+            "expected 2 to 4 dimensions (batch, heads, length, features), the first two optional"
+        )
+    if k.ndim != q.ndim or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
+        fail(f"{name}: key has shape {braces(k.shape)}, expected that of query, {braces(q.shape)}, but for the length")
+    if v.ndim != k.ndim or v.shape[:-1] != k.shape[:-1]:
+        fail(
+            f"{name}: value has shape {braces(v.shape)}, expected that of key, {braces(k.shape)}, but for the features"
+        )
+    check_all_values(name, query=(q, query), key=(k, key), value=(v, value))
+    return attention.scaled_dot_product_attention(q, k, v)
 
 
 @boundary
@@ -241,17 +299,17 @@ def check_timestep_embedding(
     timestep: float, embedding_dim: int, downscale_freq_shift: float, max_period: float
 ) -> None:
     name, half = "timestep_embedding", embedding_dim // 2
-    if not np.isfinite(timestep):
-        fail(f"{name}: timestep is {_number(timestep)}, expected a finite number")
+    if not abs(timestep) <= 3.4e38:
+        fail(f"{name}: timestep is {_number(timestep)}, expected a finite number of single precision")
     if embedding_dim < 2:
         fail(f"{name}: embedding_dim is {embedding_dim}, expected at least 2")
-    if not (half - downscale_freq_shift > 0 and downscale_freq_shift > -float("inf")):
+    if not -1e30 <= downscale_freq_shift < half:
         fail(
             f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, "
-            f"expected less than half of embedding_dim, {half}"
+            f"expected from -1e30 to less than half of embedding_dim, {half}"
         )
-    if not 0 < max_period < float("inf"):
-        fail(f"{name}: max_period is {_number(max_period)}, expected a finite number above 0")
+    if not 1e-30 <= max_period <= 1e30:
+        fail(f"{name}: max_period is {_number(max_period)}, expected from 1e-30 to 1e30")
 
 
 # Blocks: one row of a plan, run on its own
@@ -261,7 +319,14 @@ def _activation(array: np.ndarray) -> Activation:
     return [Piece(np.ascontiguousarray(array.transpose(1, 2, 0))[None], None)]
 
 
-def _read_module(plpy: Any, name: str, model: str, component: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _module(key: str | None, name: str) -> str | None:
+    """The key of a module below another; without that, none."""
+    return None if key is None else f"{key}.{name}"
+
+
+def _read_module(
+    plpy: Any, name: str, model: str, component: str, key: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     parameter = parameters.read_parameter(plpy, model, component, key)
     if parameter is None:
         session.query(
@@ -272,13 +337,13 @@ def _read_module(plpy: Any, name: str, model: str, component: str, key: str) -> 
 
 
 def _block(
-    plpy: Any, row: PlanRow, array: np.ndarray, model: str, component: str, first: str
+    plpy: Any, row: PlanRow, array: np.ndarray, model: str, component: str, first: str | None
 ) -> tuple[Network, Activation]:
     """The network that has this row alone. first is the module that takes the input."""
     name = row.operation
 
     @functools.cache
-    def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         return _read_module(plpy, name, model, component, key)
 
     weight = read(first)[0]
@@ -299,9 +364,11 @@ def _finish(activation: Activation) -> Any:
     return unet.channels_first(activation)[0]
 
 
-def _check_scale_factor(name: str, output_scale_factor: float | None) -> None:
+def _check_block(name: str, output_scale_factor: float | None, eps: float | None) -> None:
     if output_scale_factor is None or not 0 < abs(output_scale_factor) < float("inf"):
         fail(f"{name}: output_scale_factor is {_number(output_scale_factor)}, expected a finite number other than 0")
+    if eps is None or not 0 <= eps < float("inf"):
+        fail(f"{name}: eps is {_number(eps)}, expected a finite number of at least 0")
 
 
 @boundary
@@ -312,17 +379,18 @@ def resnet_block(
     model: str,
     key: str,
     num_groups: int | None,
-    eps: float,
+    eps: float | None,
     time_scale_shift: str | None,
     output_scale_factor: float | None,
     component: str,
 ) -> Any:
     session.begin(plpy)
-    x = checked(input, "resnet_block: input", "channels, height, width")
+    x = tensor(input, "resnet_block: input", "channels, height, width")
     time = optional(temb, "resnet_block: temb", "features")
     if time_scale_shift not in ("default", "scale_shift"):
-        fail(f"resnet_block: time_scale_shift is {time_scale_shift or 'null'}, expected default or scale_shift")
-    _check_scale_factor("resnet_block", output_scale_factor)
+        written = "null" if time_scale_shift is None else time_scale_shift
+        fail(f"resnet_block: time_scale_shift is {written}, expected default or scale_shift")
+    _check_block("resnet_block", output_scale_factor, eps)
     settings = {
         "num_groups": num_groups,
         "eps": eps,
@@ -331,13 +399,13 @@ def resnet_block(
     }
     row = PlanRow(1, "resnet_block", key, False, False, 0, 0, settings)
     if time is not None:
-        projection = _read_module(plpy, "resnet_block", model, component, f"{key}.time_emb_proj")[0]
+        projection = _read_module(plpy, "resnet_block", model, component, _module(key, "time_emb_proj"))[0]
         if len(time) != projection.shape[1]:
             fail(
                 f"resnet_block: the input of {key}.time_emb_proj has shape {braces(time.shape)}, "
                 f"expected a last dimension of {projection.shape[1]}"
             )
-    network, activation = _block(plpy, row, x, model, component, f"{key}.norm1")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "norm1"))
     no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
     projected = no_time if time is None else unet.project(network, time)
     return _finish(resnet_module.resnet_block(network, network.plan[0], activation, projected))
@@ -351,19 +419,20 @@ def attention_block(
     key: str,
     heads: int | None,
     num_groups: int | None,
-    eps: float,
+    eps: float | None,
     output_scale_factor: float | None,
     component: str,
 ) -> Any:
     session.begin(plpy)
-    x = checked(input, "attention_block: input", "channels, height, width")
-    _check_scale_factor("attention_block", output_scale_factor)
-    outs = len(_read_module(plpy, "attention_block", model, component, f"{key}.to_q")[0])
-    if heads is None or heads < 1 or outs % heads:
+    x = tensor(input, "attention_block: input", "channels, height, width")
+    _check_block("attention_block", output_scale_factor, eps)
+    query = parameters.read_parameter(plpy, model, component, _module(key, "to_q"))
+    if query is not None and (heads is None or heads < 1 or len(query[0]) % heads):
+        outs = len(query[0])
         fail(f"attention_block: heads is {_number(heads)}, expected a divisor of the {outs} outputs of {key}.to_q")
     settings = {"heads": heads, "num_groups": num_groups, "eps": eps, "output_scale_factor": output_scale_factor}
     row = PlanRow(1, "attention_block", key, False, False, len(x), len(x), settings)
-    first = f"{key}.to_q" if num_groups is None else f"{key}.group_norm"
+    first = _module(key, "to_q" if num_groups is None else "group_norm")
     network, activation = _block(plpy, row, x, model, component, first)
     return _finish(attention_module.attention_block(network, row, activation))
 
@@ -371,20 +440,20 @@ def attention_block(
 @boundary
 def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None, component: str) -> Any:
     session.begin(plpy)
-    x = checked(input, "downsample: input", "channels, height, width")
+    x = tensor(input, "downsample: input", "channels, height, width")
     if padding not in (0, 1):
         fail(f"downsample: padding is {_number(padding)}, expected 0 or 1")
     row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})
-    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(downsample_module.downsample(network, row, activation))
 
 
 @boundary
 def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any:
     session.begin(plpy)
-    x = checked(input, "upsample: input", "channels, height, width")
+    x = tensor(input, "upsample: input", "channels, height, width")
     row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
-    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(upsample_module.upsample(network, row, activation))
 
 
@@ -394,14 +463,15 @@ def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any
 def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) -> np.ndarray:
     channels = model.shape[0]
     factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
-    array = checked(sample, "unet: sample", "channels, height, width")
+    array = tensor(sample, "unet: sample", "channels, height, width")
     if len(array) != channels:
         fail(f"unet: sample has {len(array)} channels, expected {channels}")
     _, height, width = array.shape
     if height % factor or width % factor:
         fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
-    if timestep is None or not np.isfinite(timestep):
-        fail(f"unet: timestep is {_number(timestep)}, expected a finite number")
+    if timestep is None or not abs(timestep) <= 3.4e38:
+        fail(f"unet: timestep is {_number(timestep)}, expected a finite number of single precision")
+    check_values(array, "unet: sample", sample)
     return array
 
 
@@ -486,18 +556,27 @@ def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
 # Schedulers
 
 
+def _scheduler_config(plpy: Any, config: str) -> schedulers.Config:
+    """The configuration, checked and completed."""
+    query = """select sql_diffusion.check_scheduler($1), sql_diffusion.scheduler_config($1)::text as config"""
+    [row] = session.query(plpy, query, ["jsonb"], [config])
+    complete: schedulers.Config = json.loads(row["config"])
+    return complete
+
+
 @boundary
 def noise_schedule(plpy: Any, config: str) -> Iterator[Any]:
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    betas, alphas_cumprod = schedulers.noise_schedule(json.loads(row["config"]))
+    betas, alphas_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))
     for timestep, (beta, alpha_cumprod) in enumerate(zip(betas, alphas_cumprod, strict=True)):
         yield timestep, float(beta), float(alpha_cumprod)
 
 
 @boundary
 def inference_timesteps(plpy: Any, config: str, count: int) -> Iterator[Any]:
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    yield from enumerate(schedulers.inference_timesteps(json.loads(row["config"]), count), 1)
+    complete = _scheduler_config(plpy, config)
+    query = "select sql_diffusion.check_timesteps($1, $2, null, 0::real)"
+    session.query(plpy, query, ["jsonb", "int"], [config, count])
+    yield from enumerate(schedulers.inference_timesteps(complete, count), 1)
 
 
 _CHECK_SCHEDULE = """
@@ -526,15 +605,33 @@ def scheduler_timesteps(
 
 @boundary
 def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any) -> Any:
-    x, output = checked(sample, "scheduler_step: sample"), checked(model_output, "scheduler_step: model_output")
+    x, output = tensor(sample, "scheduler_step: sample"), tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    row = _schedule_step(plpy, step)
     drawn = None
-    if step["draws_noise"]:
-        drawn = checked(noise, "scheduler_step: noise")
+    if row.draws_noise:
+        drawn = tensor(noise, "scheduler_step: noise")
         check_same_shape(drawn, x, "scheduler_step: noise", "sample")
-    row = schedulers.ScheduleStep(**{field: step[field] for field in schedulers.ScheduleStep._fields})
+    check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output), noise=(drawn, noise))
     previous, original = schedulers.scheduler_step(output, x, drawn, row)
     return {"prev_sample": previous, "pred_original_sample": original}
+
+
+def _schedule_step(plpy: Any, step: dict[str, Any] | None) -> schedulers.ScheduleStep:
+    row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
+    coefficients = [
+        getattr(row, field) for field in row._fields if field.startswith(("original_", "sample_", "output_", "noise_"))
+    ]
+    whole = row.draws_noise is not None and all(value is not None and np.isfinite(value) for value in coefficients)
+    if not whole or not (row.clip_range is None or row.clip_range >= 0):
+        written = "null"
+        if step is not None:
+            types = ["int"] * 3 + ["real"] * 7 + ["boolean"]
+            places = ", ".join(f"${i + 1}" for i in range(len(types)))
+            query = f"select row({places})::sql_diffusion.schedule_step::text as written"
+            written = session.query(plpy, query, types, list(row))[0]["written"]
+        fail(f"scheduler_step: step is {written}, expected a row of scheduler_timesteps")
+    return row
 
 
 def _training_config(plpy: Any, model: str, timestep: int) -> str:
@@ -547,27 +644,30 @@ def _training_config(plpy: Any, model: str, timestep: int) -> str:
 
 @boundary
 def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -> Any:
-    x, drawn = checked(original, "add_noise: original"), checked(noise, "add_noise: noise")
+    x, drawn = tensor(original, "add_noise: original"), tensor(noise, "add_noise: noise")
     check_same_shape(drawn, x, "add_noise: noise", "original")
+    check_all_values("add_noise", original=(x, original), noise=(drawn, noise))
     config = _training_config(plpy, model, timestep)
     _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    alpha_cumprod = schedulers.noise_schedule(json.loads(row["config"]))[1][timestep]
+    alpha_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))[1][timestep]
     return np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn
 
 
 @boundary
 def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep: int, model: str) -> Any:
+    x = tensor(sample, "predict_original_sample: sample")
     [step] = _schedule(plpy, _training_config(plpy, model, timestep), "ddpm", None, [timestep], 0.0)
-    x = checked(sample, "predict_original_sample: sample")
-    output = checked(model_output, "scheduler_step: model_output")
+    output = tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output))
     return schedulers.scheduler_step(output, x, None, step)[1]
 
 
 @boundary
 def denormalize(plpy: Any, sample: Any) -> Any:
-    return pipeline.denormalize(checked(sample, "denormalize: sample"))
+    array = tensor(sample, "denormalize: sample")
+    check_all_values("denormalize", sample=(array, sample))
+    return pipeline.denormalize(array)
 
 
 # Pipelines

@@ -75,6 +75,26 @@ def explain(error: psycopg.Error) -> Problem:
     return Problem(message, error.diag.message_hint or error.diag.message_detail, DATABASE)
 
 
+def plain_schema(connection: Connection) -> str | None:
+    """The schema that the plain script put the verbs into, where that made them, without CREATE EXTENSION.
+
+    Only what belongs to the database's owner or to a role of this one's is taken for it: anybody may make such functions.
+    """
+    row = connection.execute(
+        "select n.nspname from pg_catalog.pg_proc p "
+        "join pg_catalog.pg_namespace n on n.oid = p.pronamespace "
+        "join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid "
+        "join pg_catalog.pg_database b on b.datname = pg_catalog.current_database() "
+        "where p.proname = 'ddpm_generate' and n.nspname <> 'sql_diffusion' "
+        "and d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass "
+        "and d.refobjid = pg_catalog.to_regprocedure('sql_diffusion.choose_backend(text)') "
+        "and (p.proowner = b.datdba or pg_catalog.pg_has_role(p.proowner, 'usage')) "
+        "and not exists (select from pg_catalog.pg_extension e where e.extname = 'sql_diffusion') "
+        "order by n.nspname limit 1"
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def extension_schema(connection: Connection) -> str:
     """The schema that the verbs are in. Raises a Problem where the extension is not in this database."""
     row = connection.execute(
@@ -82,6 +102,9 @@ def extension_schema(connection: Connection) -> str:
         "join pg_catalog.pg_namespace n on n.oid = e.extnamespace where e.extname = 'sql_diffusion'"
     ).fetchone()
     if row is None:
+        plain = plain_schema(connection)
+        if plain is not None:
+            return plain
         raise Problem(
             f"the extension sql_diffusion is not in database {connection.info.dbname}",
             f'psql --dbname="{connection.info.dbname}" --command="CREATE EXTENSION sql_diffusion"   '

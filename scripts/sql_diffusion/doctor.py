@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from . import __version__
-from .database import Connection
+from .database import Connection, plain_schema
 
 INSTALL_NUMPY = "apt-get install python3-numpy libopenblas0-pthread   # or its like, on the server"
 OLDEST = 14  # SQL-standard function bodies came with it
@@ -34,6 +34,7 @@ def examine(connection: Connection) -> list[Finding]:
             "where a.name in ('sql_diffusion', 'sql_diffusion_numpy', 'plpython3u')"
         ).fetchall()
     }
+    is_plain = plain_schema(connection) is not None
     findings = [
         Finding(
             "PostgreSQL",
@@ -42,7 +43,9 @@ def examine(connection: Connection) -> list[Finding]:
         )
         if version >= OLDEST
         else Finding("PostgreSQL", "missing", f"version {version}", f"Upgrade to PostgreSQL {OLDEST} or later."),
-        extension(extensions, "sql_diffusion", "missing", "CREATE EXTENSION sql_diffusion;", "make install"),
+        Finding("sql_diffusion", "ok", "made by its plain script, without CREATE EXTENSION")
+        if is_plain
+        else extension(extensions, "sql_diffusion", "missing", "CREATE EXTENSION sql_diffusion;", "make install"),
         *helper(extensions),
         language(extensions, version),
         extension(
@@ -53,7 +56,7 @@ def examine(connection: Connection) -> list[Finding]:
             "make install",
         ),
         *numpy(connection, extensions),
-        *tables(connection, extensions),
+        *(tables(connection) if is_plain or extensions.get("sql_diffusion", ("", None))[1] is not None else []),
         *torch(),
     ]
     return findings
@@ -118,10 +121,8 @@ def numpy(connection: Connection, extensions: dict[str, tuple[str, str | None]])
     return [Finding(check, STATES[status], detail) for check, status, detail in rows]
 
 
-def tables(connection: Connection, extensions: dict[str, tuple[str, str | None]]) -> list[Finding]:
+def tables(connection: Connection) -> list[Finding]:
     """Which models are loaded, and whether this role may load more."""
-    if extensions.get("sql_diffusion", ("", None))[1] is None:
-        return []
     names = [
         row[0] for row in connection.execute("select m.name from sql_diffusion.models m order by m.name").fetchall()
     ]
