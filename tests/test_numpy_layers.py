@@ -100,14 +100,14 @@ def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> N
     """group norm over two pieces, SiLU, convolution, a bias for each picture, a residual, a scale: in one call."""
     algorithm, padding, tolerance = ALGORITHMS[name]
     torch.manual_seed(int(rng.integers(2**32)))
-    a, b, residual = torch.randn(2, 20, 10, 9) + 3, torch.randn(2, 12, 10, 9), torch.randn(2, 8, 10, 9)
-    weight, bias = torch.randn(8, 32, 3, 3), torch.randn(2, 8)
+    a, b, residual = torch.randn(2, 20, 10, 9) + 3, torch.randn(2, 12, 10, 9), torch.randn(2, 192, 10, 9)
+    weight, bias = torch.randn(192, 32, 3, 3), torch.randn(2, 192)  # three threads share out these channels
     gamma, beta = torch.randn(32), torch.randn(32)
     activation: Activation = [Piece(channels_last(a), None), Piece(channels_last(b), None)]
     norm = prepare_norm(conv2d.statistics_of(activation), 90, 4, 1e-5, gamma.numpy(), beta.numpy(), True)
     [piece] = conv2d.convolve(
         activation,
-        convolution(algorithm, weight, torch.zeros(8), *padding),
+        convolution(algorithm, weight, torch.zeros(192), *padding),
         norm,
         bias=bias.numpy(),
         residual=channels_last(residual),

@@ -19,6 +19,7 @@ from typing import Any
 Task = Callable[[int], Any]
 
 MOST = 64
+SWITCH = 0.0002  # seconds after which a thread that waits for Python's lock asks for it; Python's own 0.005 is a layer
 
 
 class _Worker:
@@ -90,6 +91,7 @@ def default_count() -> int:
 def set_count(count: int) -> None:
     """From now on share work out over this many threads, the caller's own among them."""
     global _count
+    sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
     with signals_blocked():
         while len(_workers) < count - 1:
             _workers.append(_Worker(len(_workers) + 1))
