@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
@@ -26,6 +26,10 @@ DOCS       = $(wildcard doc/*.md)
 # The fast path: an install script that holds the Python package.
 EXTENSION  += extension/sql_diffusion_numpy
 DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
+
+# ALTER EXTENSION UPDATE, from each older version that sql/updates tells how to leave
+UPDATES     = $(patsubst sql/updates/%.sql,build/%--$(EXTVERSION).sql,$(wildcard sql/updates/*.sql))
+DATA_built += $(UPDATES)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
 REGRESS_OPTS = --inputdir=tests --outputdir=build --encoding=UTF8 --load-extension=sql_diffusion
@@ -63,6 +67,14 @@ build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.cont
 		$(wildcard plpython/*.py plpython/*.sql plpython/*/*.py plpython/*/*/*.py)
 	@mkdir -p build
 	$(PYTHON3) plpython/build.py > $@.new && mv $@.new $@
+
+build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
+	@mkdir -p build
+	$(PYTHON3) scripts/update_script.py $< $(filter-out build/% sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+
+build/sql_diffusion_numpy--%--$(EXTVERSION).sql: sql/updates/sql_diffusion_numpy--%.sql build/sql_diffusion_numpy--$(EXTVERSION).sql scripts/update_script.py
+	@mkdir -p build
+	$(PYTHON3) scripts/update_script.py $< build/sql_diffusion_numpy--$(EXTVERSION).sql > $@.new && mv $@.new $@
 
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build

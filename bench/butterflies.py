@@ -29,5 +29,5 @@ def load(connection: psycopg.Connection, folder: Path) -> None:
     subprocess.run([sys.executable, "-c", SAVE, folder], check=True, stderr=subprocess.DEVNULL, cwd=here)
     connection.execute("create extension if not exists sql_diffusion_numpy cascade")
     scripts = str(Path(__file__).parent.parent / "scripts")
-    command = [sys.executable, "-m", "sql_diffusion", "load", str(folder), "--name", "bench"]
+    command = [sys.executable, "-m", "sql_diffusion", "load", str(folder), "--name", "bench", "--replace"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=scripts)

@@ -33,9 +33,33 @@ def start() -> str:
     return body
 
 
+DECLARATION = re.compile(r"create function sql_diffusion_numpy\.(\w+)\(([^()]*)\).*?\nas '(\w+)';\n", re.DOTALL)
+BODY = """as $$
+if "sql_diffusion_numpy" not in GD:
+    plpy.execute("select sql_diffusion_numpy.start()")
+return GD["sql_diffusion_numpy"].{function}({arguments})
+$$;
+comment on function sql_diffusion_numpy.{name}({types}) is 'sql_diffusion.{name} in NumPy: see there.';
+"""
+
+
+def complete(declaration: re.Match[str]) -> str:
+    """A declaration of functions.sql with a body in place of the name of its function in Python, and with a comment."""
+    name, parameters, function = declaration.groups()
+    inputs = [text.split() for text in parameters.split(",") if text.split()[0] != "out"]
+    types = [" ".join(words[1:]).partition(" default ")[0] for words in inputs]
+    body = BODY.format(
+        name=name,
+        function=function,
+        arguments=", ".join(["plpy", *(words[0] for words in inputs)]),
+        types=", ".join(types),
+    )
+    return declaration[0].removesuffix(f"as '{function}';\n") + body
+
+
 def main() -> None:
     schema = (HERE / "schema.sql").read_text(encoding="utf-8")
-    functions = (HERE / "functions.sql").read_text(encoding="utf-8")
+    functions = DECLARATION.sub(complete, (HERE / "functions.sql").read_text(encoding="utf-8"))
     sys.stdout.write(schema.replace("@start@\n", start()) + "\n" + functions)
 
 

@@ -1,6 +1,7 @@
 """How close a model's butterflies are to drawn ones, in numbers.
 
     python scripts/evaluate_butterflies.py --schedule ddpm:20 --schedule ddpm:1000
+    python scripts/evaluate_butterflies.py --grid doc/butterflies-default.png
 
 Distances are taken in a feature space that needs no download: the answers of a small convolutional network with weights
 that are random, orthogonal and fixed by a seed. Three layers of 3x3 convolutions with stride 2, each followed by the
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 
 from draw_butterflies import draw_butterflies, grid_picture
@@ -100,16 +102,28 @@ def frame_darkness(pictures: NDArray[np.uint8]) -> float:
     return float(np.concatenate([rows.ravel(), columns.ravel()]).mean())
 
 
+def cut_grid(path: Path, size: int) -> NDArray[np.uint8]:
+    """The pictures (N, size, size, 3) of a grid, row by row: what `grid_picture` put together."""
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    height, width, _ = sheet.shape
+    if height % size or width % size:
+        raise typer.BadParameter(f"{path} has {width}x{height} pixels, expected multiples of the pictures' {size}")
+    return sheet.reshape(height // size, size, width // size, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
+
+
 def main(
     model: Annotated[Path, typer.Argument(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
     schedule: Annotated[
         list[str], typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA; may be given many times.")
-    ] = ["ddpm:20"],  # noqa: B006 typer copies it
+    ] = [],  # noqa: B006 typer copies it
+    grid: Annotated[
+        list[Path], typer.Option(help="Grid of pictures made before, without gaps; may be given many times.")
+    ] = [],  # noqa: B006
     count: Annotated[int, typer.Option(help="Samples a schedule, and held-out drawings.", min=2)] = 64,
     grids: Annotated[Path | None, typer.Option(help="Folder for a grid of each schedule's pictures.")] = None,
     drawn: Annotated[int, typer.Option(help="Training drawings to compare with.", min=2)] = 2000,
 ) -> None:
-    """Print a Markdown table of distances between drawn butterflies and a model's, for each schedule."""
+    """Print a Markdown table of distances between drawn butterflies and a model's, for each schedule and each grid."""
     console = Console()
     real = draw_butterflies(drawn)
     size = load_pipeline(model).unet.config.sample_size
@@ -137,6 +151,8 @@ def main(
         report(str(parse_schedule(entry)), pictures)
         if grids:
             grid_picture(pictures, 8).save(grids / f"butterflies-{entry.replace(':', '-')}.png")
+    for path in grid:
+        report(path.name, cut_grid(path, size))
 
 
 if __name__ == "__main__":

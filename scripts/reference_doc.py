@@ -47,6 +47,7 @@ SECTIONS = {
     "tensors": "Tensors",
     "random": "Random numbers",
     "packed": "Packed kernels",
+    "parallel": "Parallel query",
     "errors": "Errors",
 }
 

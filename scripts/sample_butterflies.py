@@ -1,7 +1,7 @@
 """A grid of a model's pictures, one a seed, made by diffusers or by the extension.
 
     python scripts/sample_butterflies.py doc/ddpm-20.png --model models/butterflies --schedule ddpm:20
-    python scripts/sample_butterflies.py doc/default.png --query 'select image_png(ddpm_generate(%s))'
+    python scripts/sample_butterflies.py doc/default.png --query 'select image_png(image) from ddpm_generate(%s)'
 
 Both ways a picture belongs to its seed alone, so the two grids of the same schedule show the same pictures.
 """
@@ -75,17 +75,18 @@ def sample(
     return np.rint(images * 255).astype(np.uint8)
 
 
-def query_pictures(query: str, seeds: Sequence[int], database: str) -> NDArray[np.uint8]:
-    """Pictures that a database makes: `query` has one parameter, the seed, and gives one PNG."""
+def query_pictures(query: str, seeds: Sequence[int], database: str, batch_size: int = 16) -> NDArray[np.uint8]:
+    """Pictures that a database makes: `query` has one parameter, a bigint[] of seeds, and gives their PNGs in order."""
     import psycopg  # only this way of making pictures needs a database
 
     pictures = []
     with psycopg.connect(database) as connection:
-        for seed in track(seeds, "database", transient=True):
-            row = connection.execute(query.encode(), (seed,)).fetchone()
-            if row is None:
-                raise ValueError(f"the query gave no row for seed {seed}")
-            pictures.append(np.asarray(Image.open(io.BytesIO(row[0])).convert("RGB")))
+        for first in track(range(0, len(seeds), batch_size), "database", transient=True):
+            batch = list(seeds[first : first + batch_size])
+            rows = connection.execute(query.replace("%s", "%s::bigint[]").encode(), (batch,)).fetchall()
+            if len(rows) != len(batch):
+                raise ValueError(f"the query gave {len(rows)} pictures for {len(batch)} seeds")
+            pictures += [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for (png,) in rows]
     return np.stack(pictures)
 
 
@@ -94,7 +95,7 @@ def main(
     model: Annotated[Path, typer.Option(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
     schedule: Annotated[str, typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA.")] = "ddpm:20",
     query: Annotated[
-        str | None, typer.Option(help="Ask a database instead: SQL that gives the PNG of a seed, %s.")
+        str | None, typer.Option(help="Ask a database instead: SQL that gives the PNGs of the seeds %s.")
     ] = None,
     database: Annotated[
         str, typer.Option(help="Connection string for --query; the rest is libpq's PG* settings.")

@@ -63,4 +63,4 @@ begin atomic
 end;
 comment on function sql_diffusion.pack(text) is
   'Packs the kernels of a model''s U-Net, which makes every later pass in pure SQL faster, and returns the number of layers packed. Worth it for a model that runs more than '
-  'once or twice; about five times the room of its parameters. Only the owner of the tables can. It lasts until the parameters are changed or removed; a dump leaves it out.';
+  'once or twice; about ten times the room of its parameters. Only the owner of the tables can. It lasts until the parameters are changed or removed; a dump leaves it out.';

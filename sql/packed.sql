@@ -31,30 +31,44 @@ comment on column sql_diffusion.packed_kernels.layer is 'the module';
 comment on column sql_diffusion.packed_kernels.out_channel is 'the output channel, from 1';
 comment on column sql_diffusion.packed_kernels.kernels is 'a big number for each input channel, and their sum: what conv2d_kernels returns';
 
--- Parallel workers share a table out page by page: few rows to a page, so that a layer of 64 channels has a page for everyone.
 alter table sql_diffusion.packed_kernels alter column kernels set storage external;
-alter table sql_diffusion.packed_kernels set (fillfactor = 10, parallel_workers = 8);
 
 grant select on sql_diffusion.packed_layers, sql_diffusion.packed_kernels to public;
 
--- The foreign keys follow a removed or renamed module; a weight that is replaced in place needs a trigger.
+-- The foreign keys follow a removed or renamed module; a weight that is replaced in place needs a trigger. Where changes arrive by
+-- logical replication no foreign key acts, so the triggers do its work too, and fire there as well.
 create function sql_diffusion.unpack() returns trigger
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 begin
+  delete from sql_diffusion.packed_kernels k
+  using sql_diffusion.packed_layers l
+  where l.id = k.layer
+    and l.model = old.model
+    and l.component = old.component
+    and l.key = old.key;
   delete from sql_diffusion.packed_layers l
-  where l.model = new.model
-    and l.component = new.component
-    and l.key = new.key;
+  where l.model = old.model
+    and l.component = old.component
+    and l.key = old.key;
   return null;
 end
 $$;
-comment on function sql_diffusion.unpack() is 'Trigger of sql_diffusion.parameters: forgets the packed kernels of a weight that has changed.';
+comment on function sql_diffusion.unpack() is 'Trigger of sql_diffusion.parameters: forgets the packed kernels of a weight that has changed or gone.';
 revoke execute on function sql_diffusion.unpack() from public;
 
 create trigger unpack
   after update on sql_diffusion.parameters
   for each row
-  when (old.weight is distinct from new.weight)
+  when (old.weight is distinct from new.weight or (old.model, old.component, old.key) is distinct from (new.model, new.component, new.key))
   execute function sql_diffusion.unpack();
+
+create trigger unpack_deleted
+  after delete on sql_diffusion.parameters
+  for each row
+  execute function sql_diffusion.unpack();
+
+alter table sql_diffusion.parameters
+  enable always trigger unpack,
+  enable always trigger unpack_deleted;

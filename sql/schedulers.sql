@@ -131,6 +131,7 @@ comment on function sql_diffusion.linspace(double precision, double precision, i
 create function sql_diffusion.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
 language sql immutable strict parallel safe rows 1000
 begin atomic
+  select sql_diffusion.check_scheduler(config);
   with setting as (
     select (c ->> 'num_train_timesteps')::int as steps,
            c ->> 'beta_schedule' as kind,
@@ -166,31 +167,6 @@ comment on function sql_diffusion.noise_schedule(jsonb) is
   'The noise that training added, of a scheduler''s configuration: for each timestep its beta (the variance of the noise added there) and alpha_cumprod, the share of the '
   'picture''s variance that is left, the product of 1 - beta up to there. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), equations 2 and 4.';
 
-create function sql_diffusion.inference_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)
-language sql immutable strict parallel safe rows 50
-begin atomic
-  with setting as (
-    select (c ->> 'num_train_timesteps')::int as train_steps,
-           c ->> 'timestep_spacing' as spacing,
-           (c ->> 'steps_offset')::int as steps_offset,
-           (c ->> 'num_train_timesteps')::double precision / num_inference_steps as ratio
-    from sql_diffusion.scheduler_config(config) as c
-  )
-  select i + 1,
-         case s.spacing
-           when 'leading' then (num_inference_steps - 1 - i) * (s.train_steps / num_inference_steps) + s.steps_offset
-           when 'linspace' then
-             round((num_inference_steps - 1 - i) * ((s.train_steps - 1) / greatest(num_inference_steps - 1, 1)::double precision))::int
-           -- numpy.arange takes the difference of its first two values for its step.
-           when 'trailing' then round(s.train_steps + i * (s.train_steps - s.ratio - s.train_steps))::int - 1
-         end
-  from setting s, generate_series(0, num_inference_steps - 1) as i
-  order by i;
-end;
-comment on function sql_diffusion.inference_timesteps(jsonb, int) is
-  'The timesteps that num_inference_steps of sampling visit, highest first, by the configuration''s timestep_spacing. '
-  'Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), table 2.';
-
 create function sql_diffusion.check_timesteps(config jsonb, num_inference_steps int, timesteps int[], eta real) returns boolean
 language sql immutable parallel safe
 begin atomic
@@ -221,6 +197,33 @@ begin atomic
 end;
 comment on function sql_diffusion.check_timesteps(jsonb, int, int[], real) is
   'True for steps that a schedule can be made of, otherwise an error (22023) that names the argument.';
+
+create function sql_diffusion.inference_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)
+language sql immutable strict parallel safe rows 50
+begin atomic
+  select sql_diffusion.check_scheduler(config),
+         sql_diffusion.check_timesteps(config, num_inference_steps, null, 0::real);
+  with setting as (
+    select (c ->> 'num_train_timesteps')::int as train_steps,
+           c ->> 'timestep_spacing' as spacing,
+           (c ->> 'steps_offset')::int as steps_offset,
+           (c ->> 'num_train_timesteps')::double precision / num_inference_steps as ratio
+    from sql_diffusion.scheduler_config(config) as c
+  )
+  select i + 1,
+         case s.spacing
+           when 'leading' then (num_inference_steps - 1 - i) * (s.train_steps / num_inference_steps) + s.steps_offset
+           when 'linspace' then
+             round((num_inference_steps - 1 - i) * ((s.train_steps - 1) / greatest(num_inference_steps - 1, 1)::double precision))::int
+           -- numpy.arange takes the difference of its first two values for its step.
+           when 'trailing' then round(s.train_steps + i * (s.train_steps - s.ratio - s.train_steps))::int - 1
+         end
+  from setting s, generate_series(0, num_inference_steps - 1) as i
+  order by i;
+end;
+comment on function sql_diffusion.inference_timesteps(jsonb, int) is
+  'The timesteps that num_inference_steps of sampling visit, highest first, by the configuration''s timestep_spacing. '
+  'Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), table 2.';
 
 create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text, num_inference_steps int default null, timesteps int[] default null, eta real default 0)
   returns setof sql_diffusion.schedule_step
@@ -325,7 +328,14 @@ create function sql_diffusion.scheduler_step(model_output real[], sample real[],
 language sql immutable parallel safe
 begin atomic
   select sql_diffusion.check_tensor(sample, 'scheduler_step: sample'),
+         sql_diffusion.check_tensor(model_output, 'scheduler_step: model_output'),
          sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample'),
+         case when coalesce(abs((step).original_from_sample) + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
+                            + abs((step).output_coefficient) + abs((step).noise_coefficient), 'infinity') >= 'infinity'
+                   or (step).draws_noise is null or not coalesce((step).clip_range >= 0, true) then
+           sql_diffusion.fail(format('scheduler_step: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null')))
+         end;
+  select case when (step).draws_noise then sql_diffusion.check_tensor(noise, 'scheduler_step: noise') end,
          case when (step).draws_noise then sql_diffusion.check_same_shape(noise, sample, 'scheduler_step: noise', 'sample') end,
          sql_diffusion.check_values(sample, 'scheduler_step: sample'),
          sql_diffusion.check_values(model_output, 'scheduler_step: model_output'),
@@ -372,6 +382,7 @@ create function sql_diffusion.add_noise(original real[], noise real[], timestep 
 language sql stable strict parallel safe
 begin atomic
   select sql_diffusion.check_tensor(original, 'add_noise: original'),
+         sql_diffusion.check_tensor(noise, 'add_noise: noise'),
          sql_diffusion.check_same_shape(noise, original, 'add_noise: noise', 'original'),
          sql_diffusion.check_values(original, 'add_noise: original'),
          sql_diffusion.check_values(noise, 'add_noise: noise'),

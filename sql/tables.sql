@@ -25,6 +25,9 @@ comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of wei
 comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
 comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out';
 
+create unique index models_one_bundled on sql_diffusion.models (bundled) where bundled;
+comment on index sql_diffusion.models_one_bundled is 'At most one model comes with the extension.';
+
 create table sql_diffusion.components (
   model      text not null references sql_diffusion.models (name) on update cascade on delete cascade,
   component  text not null,

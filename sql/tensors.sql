@@ -84,8 +84,19 @@ comment on function sql_diffusion.with_shape(real[], int[]) is
 
 create function sql_diffusion.numel(shape int[]) returns bigint
 language sql immutable strict parallel safe
-return shape[1]::bigint * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1);
-comment on function sql_diffusion.numel(int[]) is 'The number of elements of a tensor of this shape.';
+return least(shape[1]::numeric * coalesce(shape[2], 1) * coalesce(shape[3], 1) * coalesce(shape[4], 1) * coalesce(shape[5], 1) * coalesce(shape[6], 1),
+             1000000000000000000)::bigint;
+comment on function sql_diffusion.numel(int[]) is 'The number of elements of a tensor of this shape; at most 10 ^ 18, for shapes that no array can have.';
+
+create function sql_diffusion.check_size(shape int[], name text) returns boolean
+language sql immutable strict parallel safe
+return
+  case when sql_diffusion.numel(shape) > 67108864
+  then sql_diffusion.fail(format('%s has shape %s, expected at most 67108864 elements', name, shape), errcode => '54000')
+  else true
+  end;
+comment on function sql_diffusion.check_size(int[], text) is
+  'Refuses a tensor before it is made (54000) that would have more than 2 ^ 26 elements: an array holds twice that. The name opens the message: "pad: output".';
 
 create function sql_diffusion.check_shape(shape int[], name text) returns boolean
 language sql immutable parallel safe
@@ -110,7 +121,8 @@ begin atomic
   select case when cardinality(input) <> sql_diffusion.numel(shape) then
            sql_diffusion.fail(format('reshape: input has shape %s, expected %s elements for the shape %s',
                                      sql_diffusion.shape(input), sql_diffusion.numel(shape), shape))
-         end;
+         end,
+         sql_diffusion.check_values(input, 'reshape: input');
   select sql_diffusion.with_shape(array_agg(elements.element), shape)
   from (select unnest(input) as element) elements;
 end;
@@ -133,7 +145,8 @@ begin atomic
   select sql_diffusion.with_shape(tensor.elements, shape)
   from (select array_agg((case when number.negative then -1 else 1 end
                           * (number.fraction + case when number.exponent > 0 then layout.hidden else 0 end)
-                          * power(2::float8, greatest(number.exponent, 1) - layout.bias))::real) as elements,
+                          * power(2::float8, greatest(number.exponent, 1) - layout.bias))::real)
+                 filter (where number.exponent < layout.full) as elements,
                bool_or(number.exponent = layout.full) as broken
         from (select case dtype when 'float32' then 4 else 2 end as size,
                      case dtype when 'float16' then 1024 else 8388608 end as hidden,

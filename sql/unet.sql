@@ -468,7 +468,8 @@ comment on type sql_diffusion.tensor is 'A tensor in a row of its own, so that t
 create function sql_diffusion.run_plan(plan sql_diffusion.plan_step[], sample real[], timestep double precision, model text)
   returns table (step int, operation text, key text, hidden real[])
 language sql stable parallel safe rows 60
-set jit to off
+set jit = off
+set enable_memoize = off                            -- which would hash and keep every tensor
 begin atomic
   with recursive
   temb as materialized (
@@ -486,7 +487,7 @@ begin atomic
          join lateral unnest(plan[run.step + 1 : run.step + 1]) p on true,
          temb,
          lateral (
-           select case when p.pops then sql_diffusion.concatenate(run.hidden, (run.skips[cardinality(run.skips)]).value) else run.hidden end as hidden,
+           select case when p.pops then run.hidden || (run.skips[cardinality(run.skips)]).value else run.hidden end as hidden,
                   case when p.pops then trim_array(run.skips, 1) else run.skips end as skips
            offset 0
          ) taken,
@@ -530,8 +531,8 @@ language sql stable parallel safe rows 60
 begin atomic
   select sql_diffusion.check_sample(sample, 'unet: sample', sql_diffusion.component_config(model)),
          case
-           when timestep is null or timestep in ('NaN', 'Infinity', '-Infinity')
-           then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number', coalesce(timestep::text, 'null')))
+           when timestep is null or not abs(timestep) <= 3.4e38
+           then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number of single precision', coalesce(timestep::text, 'null')))
          end,
          sql_diffusion.check_model(model);
   select r.step, r.operation, r.key, r.hidden

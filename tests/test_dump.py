@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from databases import new_database, program
 from reference import insert_model, random_unet
 
 CHECKSUMS = """
@@ -24,40 +25,71 @@ order by 1, 2
 """
 
 
-def program(name: str) -> str:
-    """pg_dump and its like, of the installation that the server is from."""
-    bindir = subprocess.run(
-        [os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    return str(Path(bindir) / name)
+@pytest.fixture(scope="module")
+def source() -> Iterator[str]:
+    """A database that an ordinary role owns and made the extension in, with a model loaded and packed."""
+    owner = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(autocommit=True) as server:
+        server.execute(sql.SQL("create role {} login createdb").format(sql.Identifier(owner)))
+    try:
+        with new_database() as name:
+            with psycopg.connect(autocommit=True) as server:
+                server.execute(
+                    sql.SQL("alter database {} owner to {}").format(sql.Identifier(name), sql.Identifier(owner))
+                )
+            with psycopg.connect(dbname=name, user=owner, autocommit=True) as own:
+                own.execute("create extension sql_diffusion")
+                insert_model(own, "mine", random_unet(np.random.default_rng()))
+                own.execute("select sql_diffusion.pack('mine')")
+            yield name
+    finally:
+        with psycopg.connect(autocommit=True) as server:
+            server.execute(sql.SQL("drop role {}").format(sql.Identifier(owner)))
+
+
+def owner_of(database: str) -> str:
+    query = "select pg_get_userbyid(datdba) from pg_database where datname = %s"
+    with psycopg.connect() as server:
+        row = server.execute(query, [database]).fetchone()
+        assert row is not None
+        return str(row[0])
+
+
+def contents(database: str) -> tuple[list[tuple[object, ...]], object]:
+    """Checksums of everything, and a picture."""
+    with psycopg.connect(dbname=database) as own:
+        rows = own.execute(CHECKSUMS).fetchall()
+        return rows, own.execute("select ddpm_generate(7, 'mine', 2, backend => 'sql')").fetchone()
 
 
 @pytest.mark.parametrize("form", ["plain", "custom", "directory"])
-def test_dump_and_restore(database: str, rng: np.random.Generator, tmp_path: Path, form: str) -> None:
-    source, target = (f"sql_diffusion_{secrets.token_hex(4)}" for _ in range(2))
-    call = "select ddpm_generate(7, 'mine', 2, backend => 'sql')"
-    with psycopg.connect(dbname=database, autocommit=True) as server:
-        for name in (source, target):
-            server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+@pytest.mark.parametrize("as_owner", [False, True], ids=["by a superuser", "by the owner"])
+def test_dump_and_restore(source: str, tmp_path: Path, form: str, as_owner: bool) -> None:
+    owner = owner_of(source)
+    with new_database() as target:
+        with psycopg.connect(autocommit=True) as server:
+            server.execute(
+                sql.SQL("alter database {} owner to {}").format(sql.Identifier(target), sql.Identifier(owner))
+            )
+        user = [f"--username={owner}"] if as_owner else []
+        file = tmp_path / "dump"
+        subprocess.run([program("pg_dump"), *user, f"--format={form}", f"--file={file}", source], check=True)
+        if form == "plain":
+            text = file.read_text()
+            assert "\tmine\t" in text or "\nmine\t" in text
+            assert "\nbutterflies\t" not in text
+            restore = [program("psql"), *user, "--quiet", "--set=ON_ERROR_STOP=1", f"--file={file}", target]
+        else:
+            restore = [program("pg_restore"), *user, "--exit-on-error", f"--dbname={target}", str(file)]
+        subprocess.run(restore, check=True, stdout=subprocess.DEVNULL)
+        assert contents(target) == contents(source)
+
+
+def test_a_template_database(source: str) -> None:
+    name = f"sql_diffusion_{secrets.token_hex(4)}"
+    with psycopg.connect(autocommit=True) as server:
+        server.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(source)))
         try:
-            with psycopg.connect(dbname=source, autocommit=True) as own:
-                own.execute("create extension sql_diffusion")
-                insert_model(own, "mine", random_unet(rng))
-                checksums = own.execute(CHECKSUMS).fetchall()
-                image = own.execute(call).fetchone()
-            file = tmp_path / "dump"
-            subprocess.run([program("pg_dump"), f"--format={form}", f"--file={file}", source], check=True)
-            if form == "plain":
-                text = file.read_text()
-                assert "\tmine\t" in text or "\nmine\t" in text
-                assert "\nbutterflies\t" not in text
-                restore = [program("psql"), "--quiet", "--set=ON_ERROR_STOP=1", f"--file={file}", target]
-            else:
-                restore = [program("pg_restore"), "--exit-on-error", f"--dbname={target}", str(file)]
-            subprocess.run(restore, check=True, stdout=subprocess.DEVNULL)
-            with psycopg.connect(dbname=target) as own:
-                assert own.execute(CHECKSUMS).fetchall() == checksums
-                assert own.execute(call).fetchone() == image
+            assert contents(name) == contents(source)
         finally:
-            for name in (source, target):
-                server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 linalg = pytest.importorskip("scipy.linalg")
 
-from draw_butterflies import draw_butterfly  # noqa: E402
+from draw_butterflies import draw_butterfly, grid_picture  # noqa: E402
 from evaluate_butterflies import (  # noqa: E402
+    cut_grid,
     embed,
     fit_space,
     frame_darkness,
@@ -54,3 +58,11 @@ def test_worse_pictures_are_further_away(rng: np.random.Generator) -> None:
     assert kernel_distance(real_features, held_out_features) < kernel_distance(real_features, noisy_features)
     assert frechet_distance(real_features, held_out_features) < frechet_distance(real_features, noisy_features)
     assert frame_darkness(held_out) == 0 < frame_darkness(noisy)
+
+
+def test_a_grid_is_cut_into_the_pictures_it_was_made_of(rng: np.random.Generator, tmp_path: Path) -> None:
+    pictures = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    grid_picture(pictures, 3).save(tmp_path / "grid.png")
+    assert np.array_equal(cut_grid(tmp_path / "grid.png", 8), pictures)
+    with pytest.raises(typer.BadParameter, match="24x16 pixels, expected multiples"):
+        cut_grid(tmp_path / "grid.png", 7)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sql_diffusion_numpy import pipeline, random, threads
+from sql_diffusion_numpy import pipeline, random, session, threads
 from sql_diffusion_numpy.layers import conv2d
 from sql_diffusion_numpy.layers.conv2d import Activation, Algorithm, Convolution, Piece
 from sql_diffusion_numpy.layers.group_norm import apply_norm, group_norm, prepare_norm
@@ -205,3 +205,23 @@ def test_an_error_in_a_thread_is_the_callers() -> None:
         done: list[int] = []
         threads.parallel(done.append, 3)
         assert sorted(done) == [0, 1, 2]
+
+
+def test_progress_is_told_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = 100.0, []
+
+    class Plpy:
+        @staticmethod
+        def notice(message: str) -> None:
+            told.append((now - 100, message))
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    progress, silent = session.progress_of(Plpy, True), session.progress_of(Plpy, False)
+    for step in range(3600):
+        now += 0.5
+        silent("nothing")
+        progress(f"step {step}")
+    moments = [moment for moment, _ in told]
+    assert moments[:7] == [2, 6, 14, 30, 62, 122, 182]
+    assert moments[-1] > 1800 - 60
+    assert told[0][1] == "step 3"

@@ -25,8 +25,8 @@ NOT_COMPUTING = [
 
 # Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
 STEPS = [
-    "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
-    "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "slots",
+    "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
+    "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "share_%", "slots",
     "transpose", "with_shape",
 ]  # fmt: skip
 

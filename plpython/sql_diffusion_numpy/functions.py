@@ -34,7 +34,7 @@ from .layers import timestep_embedding as embedding
 from .layers import upsample as upsample_module
 from .layers.conv2d import Activation, Piece
 from .layers.modules import Network, PlanRow
-from .tensors import braces, check_same_shape, check_shape, check_values, tensor
+from .tensors import braces, check_same_shape, check_shape, check_size, check_values, tensor
 
 Function = Callable[..., Any]
 
@@ -70,14 +70,36 @@ def errors(plpy: Any) -> Iterator[None]:
         yield
     except Refused as error:
         raise postgres_error(plpy, error) from None
+    except MemoryError:
+        raise postgres_error(plpy, Refused("out of memory", None, "53200")) from None
     except plpy.SPIError as error:
         if error.sqlstate not in OURS:
             raise
         raise postgres_error(plpy, error) from None
 
 
+def as_lists(value: Any) -> Any:
+    """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
+
+    The lists hold NumPy's numbers: the text of a float32, through which they go, is half as long as that of a float of
+    Python, and as exact.
+    """
+    if isinstance(value, np.ndarray):
+        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+    if isinstance(value, dict):
+        return {name: as_lists(part) for name, part in value.items()}
+    return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
+def check_range(value: Any) -> None:
+    """Refuse infinite results of finite arguments, as PostgreSQL's arithmetic does."""
+    for array in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+            fail("value out of range: overflow", sqlstate="22003")
+
+
 def boundary(function: Function) -> Function:
-    """A function that PostgreSQL calls: what it refuses becomes PostgreSQL's error.
+    """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
 
     Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
     """
@@ -87,20 +109,25 @@ def boundary(function: Function) -> Function:
         with errors(plpy):
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
-                return itertools.chain(list(itertools.islice(result, 1)), result)
-            return result
+                return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+            check_range(result)
+            return as_lists(result)
 
     return call
 
 
-def checked(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
-    array = tensor(value, name, dimensions)
-    check_values(array, name, value)
-    return array
+# As in SQL, a function looks at the shapes of its arguments first, at its settings then and at every value last.
 
 
 def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
-    return None if value is None else checked(value, name, dimensions)
+    return None if value is None else tensor(value, name, dimensions)
+
+
+def check_all_values(function: str, **arguments: tuple[np.ndarray | None, Any]) -> None:
+    """Refuse values of arguments, each an array and the nested list that it was made of."""
+    for name, (array, value) in arguments.items():
+        if array is not None:
+            check_values(array, f"{function}: {name}", value)
 
 
 # Tensors
@@ -108,13 +135,15 @@ def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
 
 @boundary
 def reshape(plpy: Any, input: Any, shape: Any) -> Any:
-    array = checked(input, "reshape: input")
-    return tensor_functions.reshape(array, check_shape(shape, "reshape: shape")).tolist()
+    array = tensor(input, "reshape: input")
+    output = tensor_functions.reshape(array, check_shape(shape, "reshape: shape"))
+    check_all_values("reshape", input=(array, input))
+    return output
 
 
 @boundary
 def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
-    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape")).tolist()
+    return tensor_functions.tensor_from_bytes(data, dtype, check_shape(shape, "tensor_from_bytes: shape"))
 
 
 # Layers
@@ -122,54 +151,81 @@ def tensor_from_bytes(plpy: Any, data: bytes, dtype: str, shape: Any) -> Any:
 
 @boundary
 def silu(plpy: Any, input: Any) -> Any:
-    return activation_function.silu(checked(input, "silu: input")).tolist()
+    array = tensor(input, "silu: input")
+    check_all_values("silu", input=(array, input))
+    return activation_function.silu(array)
 
 
 @boundary
 def add(plpy: Any, a: Any, b: Any) -> Any:
-    return sums.add(checked(a, "add: a"), checked(b, "add: b")).tolist()
+    x, y = tensor(a, "add: a"), tensor(b, "add: b")
+    check_same_shape(y, x, "add: b", "a")
+    check_all_values("add", a=(x, a), b=(y, b))
+    return sums.add(x, y)
 
 
 @boundary
 def add_channels(plpy: Any, input: Any, vector: Any) -> Any:
-    return sums.add_channels(
-        checked(input, "add_channels: input"), checked(vector, "add_channels: vector", "channels")
-    ).tolist()
+    x, y = tensor(input, "add_channels: input"), tensor(vector, "add_channels: vector", "channels")
+    if len(y) != len(x):
+        fail(f"add_channels: vector has {len(y)} elements, expected one for each of the {len(x)} channels of input")
+    check_all_values("add_channels", input=(x, input), vector=(y, vector))
+    return sums.add_channels(x, y)
 
 
 @boundary
 def concatenate(plpy: Any, a: Any, b: Any) -> Any:
-    shape = "channels, height, width"
-    return concatenation.concatenate(checked(a, "concatenate: a", shape), checked(b, "concatenate: b", shape)).tolist()
+    dimensions = "channels, height, width"
+    x, y = tensor(a, "concatenate: a", dimensions), tensor(b, "concatenate: b", dimensions)
+    if x.shape[1:] != y.shape[1:]:
+        fail(f"concatenate: b has shape {braces(y.shape)}, expected the height and width of a, {braces(x.shape)}")
+    check_all_values("concatenate", a=(x, a), b=(y, b))
+    return concatenation.concatenate(x, y)
 
 
 @boundary
 def pad(plpy: Any, input: Any, left: int, right: int, top: int, bottom: int, value: float) -> Any:
-    array = checked(input, "pad: input", "channels, height, width")
+    array = tensor(input, "pad: input", "channels, height, width")
+    if min(left, right, top, bottom) < 0:
+        fail(f"pad: padding is {left}, {right}, {top}, {bottom} (left, right, top, bottom), expected none below 0")
     if not np.isfinite(value):
         fail(f"pad: value is {_number(value)}, expected a finite number")
-    return padding_layer.pad(array, left, right, top, bottom, value).tolist()
+    channels, height, width = array.shape
+    check_size([channels, height + top + bottom, width + left + right], "pad: output")
+    check_all_values("pad", input=(array, input))
+    return padding_layer.pad(array, left, right, top, bottom, value)
 
 
 @boundary
 def interpolate_nearest(plpy: Any, input: Any, scale_factor: int) -> Any:
-    array = checked(input, "interpolate_nearest: input", "channels, height, width")
-    return interpolation.interpolate_nearest(array, scale_factor).tolist()
+    array = tensor(input, "interpolate_nearest: input", "channels, height, width")
+    if scale_factor < 1:
+        fail(f"interpolate_nearest: scale_factor is {scale_factor}, expected at least 1")
+    channels, height, width = array.shape
+    check_size([channels, height * scale_factor, width * scale_factor], "interpolate_nearest: output")
+    check_all_values("interpolate_nearest", input=(array, input))
+    return interpolation.interpolate_nearest(array, scale_factor)
 
 
 @boundary
 def linear(plpy: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return linear_layer.linear(
-        checked(input, "linear: input"),
-        checked(weight, "linear: weight", "out, in"),
-        optional(bias, "linear: bias", "out"),
-    ).tolist()
+    x, w = tensor(input, "linear: input"), tensor(weight, "linear: weight", "out, in")
+    b = optional(bias, "linear: bias", "out")
+    if x.shape[-1] != w.shape[1]:
+        fail(
+            f"linear: input has shape {braces(x.shape)}, "
+            f"expected a last dimension of {w.shape[1]}, as weight of shape {braces(w.shape)} takes"
+        )
+    if b is not None and len(b) != len(w):
+        fail(f"linear: bias has {len(b)} elements, expected one for each of the {len(w)} outputs of weight")
+    check_all_values("linear", input=(x, input), weight=(w, weight), bias=(b, bias))
+    return linear_layer.linear(x, w, b)
 
 
 @boundary
 def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, padding: int | None) -> Any:
-    x = checked(input, "conv2d: input", "channels, height, width")
-    w = checked(weight, "conv2d: weight", "out, in, height, width")
+    x = tensor(input, "conv2d: input", "channels, height, width")
+    w = tensor(weight, "conv2d: weight", "out, in, height, width")
     b = optional(bias, "conv2d: bias", "out")
     if stride is None or stride < 1:
         fail(f"conv2d: stride is {_number(stride)}, expected at least 1")
@@ -184,12 +240,13 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
             f"conv2d: input of shape {braces(x.shape)} with padding {padding} "
             f"is smaller than the kernel of weight of shape {braces(w.shape)}"
         )
-    return convolution.conv2d(x, w, b, stride, padding).tolist()
+    check_all_values("conv2d", input=(x, input), weight=(w, weight), bias=(b, bias))
+    return convolution.conv2d(x, w, b, stride, padding)
 
 
 @boundary
 def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias: Any, eps: float | None) -> Any:
-    x = checked(input, "group_norm: input")
+    x = tensor(input, "group_norm: input")
     w, b = optional(weight, "group_norm: weight", "channels"), optional(bias, "group_norm: bias", "channels")
     if num_groups is None or num_groups < 1 or len(x) % num_groups:
         fail(f"group_norm: num_groups is {_number(num_groups)}, expected a divisor of the {len(x)} channels of input")
@@ -201,16 +258,28 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
             )
     if eps is None or not 0 <= eps < float("inf"):
         fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
-    return normalisation.group_norm(x, num_groups, w, b, eps).tolist()
+    check_all_values("group_norm", input=(x, input), weight=(w, weight), bias=(b, bias))
+    return normalisation.group_norm(x, num_groups, w, b, eps)
 
 
 @boundary
 def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) -> Any:
     session.begin(plpy)
     name = "scaled_dot_product_attention"
-    return attention.scaled_dot_product_attention(
-        checked(query, f"{name}: query"), checked(key, f"{name}: key"), checked(value, f"{name}: value")
-    ).tolist()
+    q, k, v = tensor(query, f"{name}: query"), tensor(key, f"{name}: key"), tensor(value, f"{name}: value")
+    if not 2 <= q.ndim <= 4:
+        fail(
+            f"{name}: query has shape {braces(q.shape)}, "
+            "expected 2 to 4 dimensions (batch, heads, length, features), the first two optional"
+        )
+    if k.ndim != q.ndim or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
+        fail(f"{name}: key has shape {braces(k.shape)}, expected that of query, {braces(q.shape)}, but for the length")
+    if v.ndim != k.ndim or v.shape[:-1] != k.shape[:-1]:
+        fail(
+            f"{name}: value has shape {braces(v.shape)}, expected that of key, {braces(k.shape)}, but for the features"
+        )
+    check_all_values(name, query=(q, query), key=(k, key), value=(v, value))
+    return attention.scaled_dot_product_attention(q, k, v)
 
 
 @boundary
@@ -223,26 +292,24 @@ def timestep_embedding(
     max_period: float,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
-    return embedding.timestep_embedding(
-        timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period
-    ).tolist()
+    return embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period)
 
 
 def check_timestep_embedding(
     timestep: float, embedding_dim: int, downscale_freq_shift: float, max_period: float
 ) -> None:
     name, half = "timestep_embedding", embedding_dim // 2
-    if not np.isfinite(timestep):
-        fail(f"{name}: timestep is {_number(timestep)}, expected a finite number")
+    if not abs(timestep) <= 3.4e38:
+        fail(f"{name}: timestep is {_number(timestep)}, expected a finite number of single precision")
     if embedding_dim < 2:
         fail(f"{name}: embedding_dim is {embedding_dim}, expected at least 2")
-    if not (half - downscale_freq_shift > 0 and downscale_freq_shift > -float("inf")):
+    if not -1e30 <= downscale_freq_shift < half:
         fail(
             f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, "
-            f"expected less than half of embedding_dim, {half}"
+            f"expected from -1e30 to less than half of embedding_dim, {half}"
         )
-    if not 0 < max_period < float("inf"):
-        fail(f"{name}: max_period is {_number(max_period)}, expected a finite number above 0")
+    if not 1e-30 <= max_period <= 1e30:
+        fail(f"{name}: max_period is {_number(max_period)}, expected from 1e-30 to 1e30")
 
 
 # Blocks: one row of a plan, run on its own
@@ -252,7 +319,14 @@ def _activation(array: np.ndarray) -> Activation:
     return [Piece(np.ascontiguousarray(array.transpose(1, 2, 0))[None], None)]
 
 
-def _read_module(plpy: Any, name: str, model: str, component: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _module(key: str | None, name: str) -> str | None:
+    """The key of a module below another; without that, none."""
+    return None if key is None else f"{key}.{name}"
+
+
+def _read_module(
+    plpy: Any, name: str, model: str, component: str, key: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     parameter = parameters.read_parameter(plpy, model, component, key)
     if parameter is None:
         session.query(
@@ -263,13 +337,13 @@ def _read_module(plpy: Any, name: str, model: str, component: str, key: str) -> 
 
 
 def _block(
-    plpy: Any, row: PlanRow, array: np.ndarray, model: str, component: str, first: str
+    plpy: Any, row: PlanRow, array: np.ndarray, model: str, component: str, first: str | None
 ) -> tuple[Network, Activation]:
     """The network that has this row alone. first is the module that takes the input."""
     name = row.operation
 
     @functools.cache
-    def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         return _read_module(plpy, name, model, component, key)
 
     weight = read(first)[0]
@@ -287,12 +361,14 @@ def _block(
 
 
 def _finish(activation: Activation) -> Any:
-    return unet.channels_first(activation)[0].tolist()
+    return unet.channels_first(activation)[0]
 
 
-def _check_scale_factor(name: str, output_scale_factor: float | None) -> None:
+def _check_block(name: str, output_scale_factor: float | None, eps: float | None) -> None:
     if output_scale_factor is None or not 0 < abs(output_scale_factor) < float("inf"):
         fail(f"{name}: output_scale_factor is {_number(output_scale_factor)}, expected a finite number other than 0")
+    if eps is None or not 0 <= eps < float("inf"):
+        fail(f"{name}: eps is {_number(eps)}, expected a finite number of at least 0")
 
 
 @boundary
@@ -303,17 +379,18 @@ def resnet_block(
     model: str,
     key: str,
     num_groups: int | None,
-    eps: float,
+    eps: float | None,
     time_scale_shift: str | None,
     output_scale_factor: float | None,
     component: str,
 ) -> Any:
     session.begin(plpy)
-    x = checked(input, "resnet_block: input", "channels, height, width")
+    x = tensor(input, "resnet_block: input", "channels, height, width")
     time = optional(temb, "resnet_block: temb", "features")
     if time_scale_shift not in ("default", "scale_shift"):
-        fail(f"resnet_block: time_scale_shift is {time_scale_shift or 'null'}, expected default or scale_shift")
-    _check_scale_factor("resnet_block", output_scale_factor)
+        written = "null" if time_scale_shift is None else time_scale_shift
+        fail(f"resnet_block: time_scale_shift is {written}, expected default or scale_shift")
+    _check_block("resnet_block", output_scale_factor, eps)
     settings = {
         "num_groups": num_groups,
         "eps": eps,
@@ -322,13 +399,13 @@ def resnet_block(
     }
     row = PlanRow(1, "resnet_block", key, False, False, 0, 0, settings)
     if time is not None:
-        projection = _read_module(plpy, "resnet_block", model, component, f"{key}.time_emb_proj")[0]
+        projection = _read_module(plpy, "resnet_block", model, component, _module(key, "time_emb_proj"))[0]
         if len(time) != projection.shape[1]:
             fail(
                 f"resnet_block: the input of {key}.time_emb_proj has shape {braces(time.shape)}, "
                 f"expected a last dimension of {projection.shape[1]}"
             )
-    network, activation = _block(plpy, row, x, model, component, f"{key}.norm1")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "norm1"))
     no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
     projected = no_time if time is None else unet.project(network, time)
     return _finish(resnet_module.resnet_block(network, network.plan[0], activation, projected))
@@ -342,19 +419,20 @@ def attention_block(
     key: str,
     heads: int | None,
     num_groups: int | None,
-    eps: float,
+    eps: float | None,
     output_scale_factor: float | None,
     component: str,
 ) -> Any:
     session.begin(plpy)
-    x = checked(input, "attention_block: input", "channels, height, width")
-    _check_scale_factor("attention_block", output_scale_factor)
-    outs = len(_read_module(plpy, "attention_block", model, component, f"{key}.to_q")[0])
-    if heads is None or heads < 1 or outs % heads:
+    x = tensor(input, "attention_block: input", "channels, height, width")
+    _check_block("attention_block", output_scale_factor, eps)
+    query = parameters.read_parameter(plpy, model, component, _module(key, "to_q"))
+    if query is not None and (heads is None or heads < 1 or len(query[0]) % heads):
+        outs = len(query[0])
         fail(f"attention_block: heads is {_number(heads)}, expected a divisor of the {outs} outputs of {key}.to_q")
     settings = {"heads": heads, "num_groups": num_groups, "eps": eps, "output_scale_factor": output_scale_factor}
     row = PlanRow(1, "attention_block", key, False, False, len(x), len(x), settings)
-    first = f"{key}.to_q" if num_groups is None else f"{key}.group_norm"
+    first = _module(key, "to_q" if num_groups is None else "group_norm")
     network, activation = _block(plpy, row, x, model, component, first)
     return _finish(attention_module.attention_block(network, row, activation))
 
@@ -362,20 +440,20 @@ def attention_block(
 @boundary
 def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None, component: str) -> Any:
     session.begin(plpy)
-    x = checked(input, "downsample: input", "channels, height, width")
+    x = tensor(input, "downsample: input", "channels, height, width")
     if padding not in (0, 1):
         fail(f"downsample: padding is {_number(padding)}, expected 0 or 1")
     row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})
-    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(downsample_module.downsample(network, row, activation))
 
 
 @boundary
 def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any:
     session.begin(plpy)
-    x = checked(input, "upsample: input", "channels, height, width")
+    x = tensor(input, "upsample: input", "channels, height, width")
     row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
-    network, activation = _block(plpy, row, x, model, component, f"{key}.conv")
+    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(upsample_module.upsample(network, row, activation))
 
 
@@ -385,14 +463,15 @@ def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any
 def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) -> np.ndarray:
     channels = model.shape[0]
     factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
-    array = checked(sample, "unet: sample", "channels, height, width")
+    array = tensor(sample, "unet: sample", "channels, height, width")
     if len(array) != channels:
         fail(f"unet: sample has {len(array)} channels, expected {channels}")
     _, height, width = array.shape
     if height % factor or width % factor:
         fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
-    if timestep is None or not np.isfinite(timestep):
-        fail(f"unet: timestep is {_number(timestep)}, expected a finite number")
+    if timestep is None or not abs(timestep) <= 3.4e38:
+        fail(f"unet: timestep is {_number(timestep)}, expected a finite number of single precision")
+    check_values(array, "unet: sample", sample)
     return array
 
 
@@ -405,7 +484,7 @@ def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> t
 @boundary
 def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
     network, array = _unet(plpy, sample, timestep, model)
-    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0].tolist()
+    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0]
     session.give_memory_back()
     return output
 
@@ -415,7 +494,7 @@ def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> It
     network, array = _unet(plpy, sample, timestep, model)
     for row, activation, norm in unet.run_steps(network, array, timestep):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0].tolist()
+        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0]
 
 
 @boundary
@@ -443,7 +522,7 @@ def time_embedding(
             f"expected a last dimension of {first.shape[1]}"
         )
     layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
-    return unet.time_embedding(unet.assemble_network(layout), row, timestep).tolist()
+    return unet.time_embedding(unet.assemble_network(layout), row, timestep)
 
 
 # Random numbers
@@ -464,31 +543,40 @@ def manual_seed(plpy: Any, seed: int) -> Any:
 
 @boundary
 def randn(plpy: Any, seed: int, shape: Any) -> Any:
-    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0].tolist()
+    return random.randn(random.manual_seed(seed), check_shape(shape, "randn: shape"))[0]
 
 
 @boundary
 def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
     sizes = check_shape(shape, "randn: shape")
     sample, after = random.randn(random.check_generator(generator), sizes)
-    return {"sample": sample.tolist(), "next": _generator(after)}
+    return {"sample": sample, "next": _generator(after)}
 
 
 # Schedulers
 
 
+def _scheduler_config(plpy: Any, config: str) -> schedulers.Config:
+    """The configuration, checked and completed."""
+    query = """select sql_diffusion.check_scheduler($1), sql_diffusion.scheduler_config($1)::text as config"""
+    [row] = session.query(plpy, query, ["jsonb"], [config])
+    complete: schedulers.Config = json.loads(row["config"])
+    return complete
+
+
 @boundary
 def noise_schedule(plpy: Any, config: str) -> Iterator[Any]:
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    betas, alphas_cumprod = schedulers.noise_schedule(json.loads(row["config"]))
+    betas, alphas_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))
     for timestep, (beta, alpha_cumprod) in enumerate(zip(betas, alphas_cumprod, strict=True)):
         yield timestep, float(beta), float(alpha_cumprod)
 
 
 @boundary
 def inference_timesteps(plpy: Any, config: str, count: int) -> Iterator[Any]:
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    yield from enumerate(schedulers.inference_timesteps(json.loads(row["config"]), count), 1)
+    complete = _scheduler_config(plpy, config)
+    query = "select sql_diffusion.check_timesteps($1, $2, null, 0::real)"
+    session.query(plpy, query, ["jsonb", "int"], [config, count])
+    yield from enumerate(schedulers.inference_timesteps(complete, count), 1)
 
 
 _CHECK_SCHEDULE = """
@@ -517,15 +605,33 @@ def scheduler_timesteps(
 
 @boundary
 def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any) -> Any:
-    x, output = checked(sample, "scheduler_step: sample"), checked(model_output, "scheduler_step: model_output")
+    x, output = tensor(sample, "scheduler_step: sample"), tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    row = _schedule_step(plpy, step)
     drawn = None
-    if step["draws_noise"]:
-        drawn = checked(noise, "scheduler_step: noise")
+    if row.draws_noise:
+        drawn = tensor(noise, "scheduler_step: noise")
         check_same_shape(drawn, x, "scheduler_step: noise", "sample")
-    row = schedulers.ScheduleStep(**{field: step[field] for field in schedulers.ScheduleStep._fields})
+    check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output), noise=(drawn, noise))
     previous, original = schedulers.scheduler_step(output, x, drawn, row)
-    return {"prev_sample": previous.tolist(), "pred_original_sample": original.tolist()}
+    return {"prev_sample": previous, "pred_original_sample": original}
+
+
+def _schedule_step(plpy: Any, step: dict[str, Any] | None) -> schedulers.ScheduleStep:
+    row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
+    coefficients = [
+        getattr(row, field) for field in row._fields if field.startswith(("original_", "sample_", "output_", "noise_"))
+    ]
+    whole = row.draws_noise is not None and all(value is not None and np.isfinite(value) for value in coefficients)
+    if not whole or not (row.clip_range is None or row.clip_range >= 0):
+        written = "null"
+        if step is not None:
+            types = ["int"] * 3 + ["real"] * 7 + ["boolean"]
+            places = ", ".join(f"${i + 1}" for i in range(len(types)))
+            query = f"select row({places})::sql_diffusion.schedule_step::text as written"
+            written = session.query(plpy, query, types, list(row))[0]["written"]
+        fail(f"scheduler_step: step is {written}, expected a row of scheduler_timesteps")
+    return row
 
 
 def _training_config(plpy: Any, model: str, timestep: int) -> str:
@@ -538,32 +644,55 @@ def _training_config(plpy: Any, model: str, timestep: int) -> str:
 
 @boundary
 def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -> Any:
-    x, drawn = checked(original, "add_noise: original"), checked(noise, "add_noise: noise")
+    x, drawn = tensor(original, "add_noise: original"), tensor(noise, "add_noise: noise")
     check_same_shape(drawn, x, "add_noise: noise", "original")
+    check_all_values("add_noise", original=(x, original), noise=(drawn, noise))
     config = _training_config(plpy, model, timestep)
     _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
-    [row] = session.query(plpy, "select sql_diffusion.scheduler_config($1)::text as config", ["jsonb"], [config])
-    alpha_cumprod = schedulers.noise_schedule(json.loads(row["config"]))[1][timestep]
-    return (np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn).tolist()
+    alpha_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))[1][timestep]
+    return np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn
 
 
 @boundary
 def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep: int, model: str) -> Any:
+    x = tensor(sample, "predict_original_sample: sample")
     [step] = _schedule(plpy, _training_config(plpy, model, timestep), "ddpm", None, [timestep], 0.0)
-    x = checked(sample, "predict_original_sample: sample")
-    output = checked(model_output, "scheduler_step: model_output")
+    output = tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
-    return schedulers.scheduler_step(output, x, None, step)[1].tolist()
+    check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output))
+    return schedulers.scheduler_step(output, x, None, step)[1]
 
 
 @boundary
 def denormalize(plpy: Any, sample: Any) -> Any:
-    return pipeline.denormalize(checked(sample, "denormalize: sample")).tolist()
+    array = tensor(sample, "denormalize: sample")
+    check_all_values("denormalize", sample=(array, sample))
+    return pipeline.denormalize(array)
 
 
 # Pipelines
 
 _SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5) s"
+_SCHEDULER = "select row(m.scheduler, m.defaults)::text as settings from sql_diffusion.models m where m.name = $1"
+
+
+@functools.lru_cache(maxsize=16)
+def _generation_schedule(
+    plpy: Any,
+    settings: str,
+    model: str | None,
+    steps: int | None,
+    timesteps: str,
+    scheduler: str | None,
+    eta: float | None,
+) -> list[schedulers.ScheduleStep]:
+    """The schedule of a generation, kept, since SQL takes some milliseconds for it.
+
+    settings are the model's, so that a change of them makes another; timesteps are in JSON.
+    """
+    types = ["text", "int", "int[]", "text", "real"]
+    rows = session.query(plpy, _SCHEDULE, types, [model, steps, json.loads(timesteps), scheduler, eta])
+    return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
 def _pictures_at_once(shape: list[int]) -> int:
@@ -585,9 +714,8 @@ def _sample(
         return
     progress = session.progress_of(plpy, session.begin(plpy))
     network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
-    types = ["text", "int", "int[]", "text", "real"]
-    rows = session.query(plpy, _SCHEDULE, types, [model, steps, timesteps, scheduler, eta])
-    schedule = [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
+    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
+    schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
     for first in range(0, len(seeds), many):
         batch = seeds[first : first + many]
@@ -609,7 +737,7 @@ def ddpm_steps(
     if seed is None:
         fail("seed is null, expected an integer")
     for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
-        yield step.step, step.timestep, sample[0].tolist(), original[0].tolist()
+        yield step.step, step.timestep, sample[0], original[0]
 
 
 @boundary
@@ -621,25 +749,24 @@ def ddpm_generate(
     picture = None
     for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
         if last:
-            picture = pipeline.denormalize(sample[0]).tolist()
+            picture = pipeline.denormalize(sample[0])
     return picture
 
 
 @boundary
 def ddpm_generate_many(
     plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Any:
+) -> Iterator[Any]:
     flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
     if None in flat:
         fail("seed is null, expected an integer")
     # All are made before the first row goes out; as arrays they take little.
-    pictures = [
+    yield from [
         (seed, picture)
         for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
         if last
         for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
     ]
-    return ((seed, picture.tolist()) for seed, picture in pictures)
 
 
 @boundary

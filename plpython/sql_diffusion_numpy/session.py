@@ -11,7 +11,7 @@ from typing import Any
 from . import threads
 from .errors import fail
 
-NOTICE_EVERY = 2.0  # seconds
+FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
 _plans: dict[str, Any] = {}
 
@@ -55,14 +55,14 @@ def cancel_point(plpy: Any) -> None:
 
 
 def progress_of(plpy: Any, tell: bool) -> Callable[[str], None]:
-    """A function that tells the client how far a call has come, every few seconds."""
-    last = time.monotonic()
+    """A function that tells the client how far a call has come: soon, then each time after twice as long."""
+    last, interval = time.monotonic(), FIRST_NOTICE
 
     def progress(message: str) -> None:
-        nonlocal last
+        nonlocal last, interval
         now = time.monotonic()
-        if tell and now - last >= NOTICE_EVERY:
-            last = now
+        if tell and now - last >= interval:
+            last, interval = now, min(2 * interval, NOTICE_EVERY)
             plpy.notice(message)
 
     return progress

@@ -68,12 +68,24 @@ def check_shape(shape: Sequence[Any] | None, name: str) -> list[int]:
     return list(shape)
 
 
+def check_size(shape: Sequence[int], name: str) -> None:
+    """Refuse a tensor before it is made that would have more than 2 ** 26 elements: an array holds twice that."""
+    if math.prod(shape) > 1 << 26:
+        written = braces([min(size, 2**31 - 1) for size in shape])
+        fail(f"{name} has shape {written}, expected at most {1 << 26} elements", sqlstate="54000")
+
+
+def numel(shape: Sequence[int]) -> int:
+    """The number of elements of a tensor of this shape; at most 10 ** 18, for shapes that no array can have."""
+    return min(math.prod(shape), 10**18)
+
+
 def reshape(input: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The same elements, row-major, in another shape."""
-    if input.size != math.prod(shape):
+    if input.size != numel(shape):
         fail(
             f"reshape: input has shape {braces(input.shape)}, "
-            f"expected {math.prod(shape)} elements for the shape {braces(shape)}"
+            f"expected {numel(shape)} elements for the shape {braces(shape)}"
         )
     return input.reshape(shape)
 
@@ -83,7 +95,7 @@ def tensor_from_bytes(data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarr
     sizes = {"float16": 2, "bfloat16": 2, "float32": 4}
     if dtype not in sizes:
         fail(f'tensor_from_bytes: dtype is "{dtype}", expected float16, bfloat16 or float32')
-    expected = math.prod(shape) * sizes[dtype]
+    expected = numel(shape) * sizes[dtype]
     if len(data) != expected:
         fail(
             f"tensor_from_bytes: bytes has {len(data)} bytes, "

@@ -1,42 +1,27 @@
--- The heads by several processes, where the server allows it: a query over a table can have parallel workers, and the table of to_q's packed
--- kernels has a row for each output channel. The first of each head's is what gives the head out (conv2d_packed_parallel has the rest of the story).
-create function sql_diffusion.attention_heads_parallel(query real[], key real[], value real[], features int, layer int)
-returns table (head int, output real[])
-language sql stable parallel safe
-set jit = off
-set enable_indexscan = off
-set enable_seqscan = off
-begin atomic
-  select (k.out_channel - 1) / features as head,
-         sql_diffusion.attention_core(query[k.out_channel : k.out_channel + features - 1],
-                                      attention_heads_parallel.key[k.out_channel : k.out_channel + features - 1],
-                                      value[k.out_channel : k.out_channel + features - 1], 'attention_block') as output
-  from sql_diffusion.packed_kernels k
-  where k.layer = attention_heads_parallel.layer
-    and (k.out_channel - 1) % features < 1;    -- an equality the planner takes for rare, and one row for too few to share
-end;
-comment on function sql_diffusion.attention_heads_parallel(real[], real[], real[], int, int) is
-  'attention_heads by several processes, which share the heads out by the rows of a packed layer with as many output channels.';
-
-create function sql_diffusion.attention_heads(query real[], key real[], value real[], features int, layer int) returns real[]
-language sql stable parallel safe
+create function sql_diffusion.attention_heads(query real[], key real[], value real[], features int, first int, last int) returns real[]
+language sql immutable parallel safe cost 1000000
 set jit = off
 return (
-  select array_agg(element)
-  from (select unnest(attended.output) as element
-        from (select h.head, h.output
-              from sql_diffusion.attention_heads_parallel(query, key, value, features, layer) h
-              where layer is not null
-              union all
-              select h, sql_diffusion.attention_core(query[h * features + 1 : (h + 1) * features],
-                                                     key[h * features + 1 : (h + 1) * features],
-                                                     value[h * features + 1 : (h + 1) * features], 'attention_block')
-              from generate_series(0, array_length(query, 1) / features - 1) h
-              where layer is null) attended
-        order by attended.head) elements);
-comment on function sql_diffusion.attention_heads(real[], real[], real[], int, int) is
-  'Attention of all heads, each so many features: query, key and value (channels, pixels) to a flat (channels * pixels). layer: where to share the heads out to parallel '
-  'workers, a packed layer with as many output channels; NULL: not.';
+  select sql_diffusion.array_cat_agg(sql_diffusion.attention_core(query[(h - 1) * features + 1 : h * features],
+                                                                  key[(h - 1) * features + 1 : h * features],
+                                                                  value[(h - 1) * features + 1 : h * features], 'attention_block') order by h)
+  from generate_series(first, last) h);
+comment on function sql_diffusion.attention_heads(real[], real[], real[], int, int, int) is
+  'Attention of the heads first to last, each so many features: query, key and value (channels, pixels) to (channels of these heads, pixels).';
+
+create function sql_diffusion.attention_heads_parallel(query real[], key real[], value real[], features int)
+returns table (share int, planes real[])
+language sql immutable parallel safe rows 16
+set jit = off
+begin atomic
+  select s.share,
+         sql_diffusion.attention_heads(query, attention_heads_parallel.key, value, features,
+                                       sql_diffusion.share_first(s.share, array_length(query, 1) / features),
+                                       sql_diffusion.share_last(s.share, array_length(query, 1) / features)) as planes
+  from sql_diffusion.shares s;
+end;
+comment on function sql_diffusion.attention_heads_parallel(real[], real[], real[], int) is
+  'attention_heads of all heads, by several processes where the server allows it (sql/parallel.sql).';
 
 create function sql_diffusion.attention_block(
   input real[],
@@ -55,6 +40,9 @@ begin atomic
   select sql_diffusion.check_tensor(input, 'attention_block: input', 'channels, height, width'),
          case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then
            sql_diffusion.fail(format('attention_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
+         end,
+         case when eps is null or not (eps >= 0 and eps < 'infinity') then
+           sql_diffusion.fail(format('attention_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
   select case when heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0 then
            sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),
@@ -66,22 +54,21 @@ begin atomic
   select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
                                    from (select unnest(input)::float8 as x,
                                                 unnest(sql_diffusion.conv2d_module_planes(
-                                                         sql_diffusion.fold(attended.flat, size.height * size.width), size.height, size.width,
+                                                         attended.planes, size.height, size.width,
                                                          model, component, key || '.to_out.0', 1, 0, 'attention_block'))::float8 as y) pair),
                                   sql_diffusion.shape(input))
   from (select array_length(input, 2) as height, array_length(input, 3) as width offset 0) size,
-       lateral (select case when num_groups is null then input
-                       else sql_diffusion.group_norm_module_planes(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block')
-                       end as planes offset 0) hidden,
-       lateral (select sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_q', 1, 0, 'attention_block') as q,
-                       sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_k', 1, 0, 'attention_block') as k,
-                       sql_diffusion.conv2d_module_planes(hidden.planes, size.height, size.width, model, component, key || '.to_v', 1, 0, 'attention_block') as v offset 0) token,
-       lateral (select sql_diffusion.attention_heads(token.q, token.k, token.v, array_length(token.q, 1) / heads,
-                                                     case when heads * (size.height * size.width)::bigint ^ 2 > 20000
-                                                     then (select l.id from sql_diffusion.packed_layers l
-                                                           where l.model = attention_block.model and l.component = attention_block.component
-                                                             and l.key = attention_block.key || '.to_q')
-                                                     end) as flat offset 0) attended;
+       lateral (select case when num_groups is not null
+                       then sql_diffusion.group_norm_module_statistics(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block')
+                       end as norm offset 0) hidden,
+       lateral (select sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) as q,
+                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) as k,
+                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) as v offset 0) token,
+       lateral (select case when heads * (size.height * size.width)::bigint ^ 2 > 20000
+                       then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
+                             from sql_diffusion.attention_heads_parallel(token.q, token.k, token.v, array_length(token.q, 1) / heads) h)
+                       else sql_diffusion.attention_heads(token.q, token.k, token.v, array_length(token.q, 1) / heads, 1, heads)
+                       end as planes offset 0) attended;
 end;
 comment on function sql_diffusion.attention_block(real[], text, text, int, int, double precision, double precision, text) is
   'Self-attention among the pixels with a residual, diffusers'' Attention: group_norm (none where num_groups is NULL), to_q, to_k and to_v, scaled_dot_product_attention '

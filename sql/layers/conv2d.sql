@@ -78,8 +78,54 @@ return greatest(width + padding, kernel_width);
 comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
   'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
 
+create function sql_diffusion.conv2d_channels(
+  input real[], first int, last int, height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+) returns numeric[]
+language sql immutable parallel safe cost 1000000
+set jit = off
+set enable_memoize = off
+return (
+  select array_agg((case
+                    when octet_length(flat.digits) <> 16 * height * width - 8
+                    then sql_diffusion.fail(name || ' holds null elements')::text
+                    when row_stride = width
+                    then encode(flat.digits, 'escape')
+                    else (select encode(string_agg(substring(flat.digits from line for 16 * width - 8), gap.zeros), 'escape')
+                          from (select generate_series(1, 16 * width * height, 16 * width) as line) lines)
+                    end)::numeric order by c)
+  from (select convert_to(repeat('0', 16 * (row_stride - width) + 8), 'SQL_ASCII') as zeros offset 0) gap,
+       generate_series(first, last) c,
+       lateral (select factors[c] as factor, (norm).scale[c] as scale, (norm).shift[c] as shift, coalesce((norm).with_silu, false) as with_silu offset 0) channel,
+       lateral (select convert_to(case
+                                  when channel.scale is null
+                                  then (select array_to_string(array_agg((pixel * channel.factor)::int + 55000000), '00000000')
+                                        from (select unnest(input[c:c]) as pixel) pixels)
+                                  when channel.with_silu
+                                  then (select array_to_string(array_agg((y / 2 * (1 + tanh(y / 2)) * channel.factor)::int + 55000000), '00000000')
+                                        from (select unnest(input[c:c]) * channel.scale + channel.shift as y offset 0) normalized)
+                                  else (select array_to_string(array_agg(((pixel * channel.scale + channel.shift) * channel.factor)::int + 55000000), '00000000')
+                                        from (select unnest(input[c:c]) as pixel) pixels)
+                                  end, 'SQL_ASCII') as digits offset 0) flat);
+comment on function sql_diffusion.conv2d_channels(real[], int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
+  'Channels first to last of an input as big numbers, normalized on the way where norm is not NULL. factors: the units to the value 1, for each channel.';
+
+create function sql_diffusion.conv2d_channels_parallel(
+  input real[], height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+) returns table (share int, planes numeric[])
+language sql immutable parallel safe rows 16
+set jit = off
+begin atomic
+  select s.share,
+         sql_diffusion.conv2d_channels(input, sql_diffusion.share_first(s.share, array_length(input, 1)), sql_diffusion.share_last(s.share, array_length(input, 1)),
+                                       height, width, row_stride, factors, norm, name) as planes
+  from sql_diffusion.shares s;
+end;
+comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int, double precision[], sql_diffusion.normalization, text) is
+  'conv2d_channels of all channels, by several processes where the server allows it (sql/parallel.sql).';
+
 create function sql_diffusion.conv2d_operands(
-  input real[], height int, width int, largest double precision[], kernel_height int, kernel_width int, stride int, padding int, name text,
+  input real[], height int, width int, largest double precision[], norm sql_diffusion.normalization,
+  kernel_height int, kernel_width int, stride int, padding int, name text,
   out planes numeric[], out rest numeric, out unit double precision, out slots int[]
 )
 language sql immutable parallel safe
@@ -101,21 +147,18 @@ return (
                        else coalesce(least(44999999 / nullif(max(channel.size), 0),
                                            4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
                        end as unit
-                from (select largest[c] * (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) as size
+                from (select largest[c] * case when norm is null then (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) else (norm).size[c] end as size
                       from generate_series(1, size.channels) c offset 0) channel offset 0) fixed,
-       lateral (select array_agg((case
-                                  when octet_length(flat.digits) <> 16 * size.height * size.width - 8
-                                  then sql_diffusion.fail(name || ' holds null elements')::text
-                                  when size.row_stride = size.width
-                                  then encode(flat.digits, 'escape')
-                                  else (select encode(string_agg(substring(flat.digits from line for 16 * size.width - 8), gap.zeros), 'escape')
-                                        from (select generate_series(1, 16 * size.width * size.height, 16 * size.width) as line) lines)
-                                  end)::numeric order by c) as planes
-                from (select convert_to(repeat('0', 16 * (size.row_stride - size.width) + 8), 'SQL_ASCII') as zeros offset 0) gap,
-                     generate_series(1, size.channels) c,
-                     lateral (select largest[c] * fixed.unit as factor offset 0) channel,
-                     lateral (select convert_to(array_to_string(array_agg((pixel * channel.factor)::int + 55000000), '00000000'), 'SQL_ASCII') as digits
-                              from (select unnest(input[c:c]) as pixel) pixels offset 0) flat) image,
+       lateral (select array_agg(l * fixed.unit) as factors
+                from (select unnest(largest) as l) channels offset 0) scaled,
+       -- starting a worker takes some milliseconds, a pixel a fifth of a microsecond
+       lateral (select case when cardinality(input) > 90000
+                       then (select array_agg(number)
+                             from (select unnest(c.planes) as number
+                                   from sql_diffusion.conv2d_channels_parallel(input, size.height, size.width, size.row_stride, scaled.factors, norm, name) c
+                                   order by c.share) numbers)
+                       else sql_diffusion.conv2d_channels(input, 1, size.channels, size.height, size.width, size.row_stride, scaled.factors, norm, name)
+                       end as planes offset 0) image,
        lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
                             16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
                        left(repeat(repeat('0000000000000001', kernel_width) || repeat('0', 16 * (size.row_stride - kernel_width)), kernel_height),
@@ -123,11 +166,12 @@ return (
                        -- in every slot of the product 5e15, so that what is read from it is never negative
                        ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
                 offset 0) constant,
-       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + y) * size.row_stride + kernel_width - 1 - padding + x) order by y, x) as slots
-                from generate_series(0, size.height + 2 * padding - kernel_height, stride) y,
-                     generate_series(0, size.width + 2 * padding - kernel_width, stride) x) output);
-comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], int, int, int, int, text) is
-  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
+       lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
+                       (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape,
+       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
+                from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output);
+comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], sql_diffusion.normalization, int, int, int, int, text) is
+  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution; norm is what is done to its pixels first, NULL for nothing. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
   'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '
   'of the sum each output pixel begins, row by row. The name opens the message where the input is not finite.';
 
@@ -149,7 +193,7 @@ comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, do
   'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_numbers(
-  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null
 ) returns real[]
 language sql immutable parallel safe
 set jit = off
@@ -159,10 +203,10 @@ return (
   from (select coalesce(array_length(weight, 3), 1) as kernel_height,
                coalesce(array_length(weight, 4), 1) as kernel_width,
                sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
-       sql_diffusion.conv2d_operands(input, height, width, layer.largest, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
+       sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
        sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
        sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
-comment on function sql_diffusion.conv2d_numbers(real[], int, int, real[], real[], int, int, text) is
+comment on function sql_diffusion.conv2d_numbers(real[], int, int, real[], real[], int, int, text, sql_diffusion.normalization) is
   'conv2d without its checks, for planes that fit in a number (conv2d_rows) and a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d_rows(width int, kernel_height int, kernel_width int, stride int, padding int) returns int
@@ -173,7 +217,7 @@ comment on function sql_diffusion.conv2d_rows(int, int, int, int, int) is
   'The rows of output that one number has room for: a numeric has at most 131072 digits before its point, which are 8192 slots.';
 
 create function sql_diffusion.conv2d_core(
-  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text
+  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null
 ) returns real[]
 language sql immutable parallel safe
 set jit = off
@@ -181,7 +225,7 @@ set enable_memoize = off
 return (
   select case
          when output.height <= sql_diffusion.conv2d_rows(conv2d_core.width, kernel.height, kernel.width, stride, padding)
-         then sql_diffusion.conv2d_numbers(input, conv2d_core.height, conv2d_core.width, weight, bias, stride, padding, name)
+         then sql_diffusion.conv2d_numbers(input, conv2d_core.height, conv2d_core.width, weight, bias, stride, padding, name, norm)
          when output.rows < 1
          then array[sql_diffusion.fail(format('%s is %s wide, expected less than %s for a kernel %s high', name, conv2d_core.width, 8191 / (2 * kernel.height - 1), kernel.height),
                                        errcode => '0A000')::int]
@@ -192,7 +236,7 @@ return (
                   from generate_series(1, array_length(weight, 1)) o,
                        (select start,
                                sql_diffusion.conv2d_numbers(lines.image, array_length(lines.image, 2), conv2d_core.width + 2 * padding, weight, bias, stride, 0, name) as planes
-                        from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element) from (select unnest(input) as element) elements),
+                        from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element) from (select unnest(case when norm is null then input else sql_diffusion.group_norm_planes(input, norm) end) as element) elements),
                                                                                 array[array_length(input, 1), conv2d_core.height, conv2d_core.width]),
                                                        padding, padding, padding, padding) as image offset 0) padded,
                              generate_series(0, output.height - 1, output.rows) start,
@@ -204,9 +248,9 @@ return (
        lateral (select (conv2d_core.height + 2 * padding - kernel.height) / stride + 1 as height,
                        (conv2d_core.width + 2 * padding - kernel.width) / stride + 1 as width,
                        sql_diffusion.conv2d_rows(conv2d_core.width + 2 * padding, kernel.height, kernel.width, stride, 0) as rows offset 0) output);
-comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text) is
+comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text, sql_diffusion.normalization) is
   'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) or (channels, height, width) to (channels, height * width); a weight of shape '
-  '(out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+  '(out, in) is a 1x1 kernel. norm is done to the input first. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],

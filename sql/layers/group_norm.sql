@@ -1,21 +1,58 @@
-create function sql_diffusion.group_norm_core(
+-- Normalizing is one multiplication and one addition for each channel: what they are comes of the statistics, and whoever reads the
+-- pixels next can do them on the way (conv2d_operands).
+create type sql_diffusion.normalization as (
+  scale      double precision[],
+  shift      double precision[],
+  size       double precision[],
+  with_silu  boolean
+);
+comment on type sql_diffusion.normalization is
+  'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
+
+create function sql_diffusion.group_norm_statistics(
   input real[], num_groups int, weight real[], bias real[], eps double precision, with_silu boolean
-) returns real[]
+) returns sql_diffusion.normalization
+language sql immutable parallel safe
+set jit = off
+return (
+  select row(array_agg(affine.scale order by channel),
+             array_agg(affine.shift order by channel),
+             array_agg(case when with_silu then greatest(silu.at_low, silu.at_high, silu.at_bottom) else greatest(-affine.low, affine.high) end order by channel),
+             with_silu)::sql_diffusion.normalization
+  -- the variance of a group is the mean of its channels' variances and the variance of their means
+  from (select channel, own.low, own.high,
+               avg(own.mean) over same_group as mean,
+               avg(own.variance) over same_group + var_pop(own.mean) over same_group as variance
+        from generate_series(1, array_length(input, 1)) channel,
+             lateral (select avg(element) as mean, var_pop(element) as variance, min(element) as low, max(element) as high
+                      from (select unnest(input[channel:channel])::float8 as element) elements) own
+        window same_group as (partition by (channel - 1) / (array_length(input, 1) / num_groups))) statistics,
+       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as factor offset 0) scaled,
+       lateral (select scaled.factor as scale,
+                       coalesce(bias[channel], 0) - statistics.mean * scaled.factor as shift offset 0) own,
+       lateral (select own.scale,
+                       own.shift,
+                       least(statistics.low * own.scale, statistics.high * own.scale) + own.shift as low,
+                       greatest(statistics.low * own.scale, statistics.high * own.scale) + own.shift as high offset 0) affine,
+       -- silu falls to its least value at -1.278 and rises on either side
+       lateral (select abs(affine.low / 2 * (1 + tanh(affine.low / 2))) as at_low,
+                       abs(affine.high / 2 * (1 + tanh(affine.high / 2))) as at_high,
+                       case when affine.low < -1.2784645 and affine.high > -1.2784645 then 0.2784646 end as at_bottom) silu);
+comment on function sql_diffusion.group_norm_statistics(real[], int, real[], real[], double precision, boolean) is
+  'What group_norm is to do to each channel of this input. It does not check the arguments.';
+
+create function sql_diffusion.group_norm_planes(input real[], norm sql_diffusion.normalization) returns real[]
 language sql immutable parallel safe
 set jit = off
 return (
   select array_agg(plane.elements order by channel)
-  from generate_series(1, array_length(input, 1), array_length(input, 1) / num_groups) first,
-       lateral (select avg(element) as mean, var_pop(element) as variance
-                from (select unnest(input[first : first + array_length(input, 1) / num_groups - 1])::float8 as element) elements) statistics,
-       generate_series(first, first + array_length(input, 1) / num_groups - 1) channel,
-       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as scale offset 0) affine,
-       lateral (select coalesce(bias[channel], 0) - statistics.mean * affine.scale as shift offset 0) offsets,
+  from generate_series(1, array_length(input, 1)) channel,
+       lateral (select (norm).scale[channel] as scale, (norm).shift[channel] as shift, (norm).with_silu as with_silu offset 0) own,
        -- tanh cannot overflow, as the exp of a sigmoid would: x / (1 + exp(-x)) is x/2 (1 + tanh(x/2))
-       lateral (select array_agg((case when with_silu then y / 2 * (1 + tanh(y / 2)) else y end)::real) as elements
-                from (select unnest(input[channel:channel]) * affine.scale + offsets.shift as y offset 0) normalized offset 0) plane);
-comment on function sql_diffusion.group_norm_core(real[], int, real[], real[], double precision, boolean) is
-  'group_norm without its checks and, with_silu, followed by silu: one pass over the elements for the two. The output is (channels, elements of a channel).';
+       lateral (select array_agg((case when own.with_silu then y / 2 * (1 + tanh(y / 2)) else y end + 1e-29 - 1e-29)::real) as elements
+                from (select unnest(input[channel:channel]) * own.scale + own.shift as y offset 0) normalized offset 0) plane);
+comment on function sql_diffusion.group_norm_planes(real[], sql_diffusion.normalization) is
+  'The input normalized, (channels, elements of a channel).';
 
 create function sql_diffusion.group_norm(
   input real[],
@@ -49,7 +86,7 @@ begin atomic
          sql_diffusion.check_values(weight, 'group_norm: weight'),
          sql_diffusion.check_values(bias, 'group_norm: bias');
   select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
-  from (select unnest(sql_diffusion.group_norm_core(input, num_groups, weight, bias, eps, false)) as element) elements;
+  from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_statistics(input, num_groups, weight, bias, eps, false))) as element) elements;
 end;
 comment on function sql_diffusion.group_norm(real[], int, real[], real[], double precision) is
   'Group normalization (Wu and He 2018, equations 1, 2 and 7): the channels of the input, shape (channels, ...), fall into num_groups groups of neighbours; each group '

@@ -5,7 +5,9 @@ begin atomic
   select sql_diffusion.check_tensor(input, 'interpolate_nearest: input', 'channels, height, width'),
          case when scale_factor < 1 then
            sql_diffusion.fail(format('interpolate_nearest: scale_factor is %s, expected at least 1', scale_factor))
-         end,
+         end;
+  select sql_diffusion.check_size(array[array_length(input, 1), least(array_length(input, 2)::bigint * scale_factor, 2147483647)::int,
+                                        least(array_length(input, 3)::bigint * scale_factor, 2147483647)::int], 'interpolate_nearest: output'),
          sql_diffusion.check_values(input, 'interpolate_nearest: input');
   select array_agg(plane.rows order by channel)
   from generate_series(1, array_length(input, 1)) channel,

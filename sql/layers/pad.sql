@@ -10,8 +10,11 @@ begin atomic
          end,
          case when abs(value) >= 'infinity' then
            sql_diffusion.fail(format('pad: value is %s, expected a finite number', value))
-         end,
-         sql_diffusion.check_values(input, 'pad: input');
+         end;
+  select sql_diffusion.check_size(array[array_length(input, 1), padded.height, padded.width], 'pad: output'),
+         sql_diffusion.check_values(input, 'pad: input')
+  from (select least(array_length(input, 2) + padding_top::bigint + padding_bottom, 2147483647)::int as height,
+               least(array_length(input, 3) + padding_left::bigint + padding_right, 2147483647)::int as width) padded;
   select array_agg(plane.rows order by channel)
   from generate_series(1, array_length(input, 1)) channel,
        lateral (

@@ -20,6 +20,9 @@ begin atomic
          end,
          case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then
            sql_diffusion.fail(format('resnet_block: output_scale_factor is %s, expected a finite number other than 0', coalesce(output_scale_factor::text, 'null')))
+         end,
+         case when eps is null or not (eps >= 0 and eps < 'infinity') then
+           sql_diffusion.fail(format('resnet_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
   -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
   select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
@@ -29,13 +32,13 @@ begin atomic
                then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
                end as features offset 0) time,
        lateral (select sql_diffusion.conv2d_module_planes(
-                         sql_diffusion.group_norm_module_planes(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block'),
-                         array_length(input, 2), array_length(input, 3), model, component, key || '.conv1', 1, 1, 'resnet_block',
-                         case when time_scale_shift = 'default' then time.features end) as planes offset 0) first,
+                         input, array_length(input, 2), array_length(input, 3), model, component, key || '.conv1', 1, 1, 'resnet_block',
+                         extra_bias => case when time_scale_shift = 'default' then time.features end,
+                         norm => sql_diffusion.group_norm_module_statistics(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block')) as planes offset 0) first,
        lateral (select sql_diffusion.conv2d_module_planes(
-                         sql_diffusion.group_norm_module_planes(first.planes, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
-                                                                case when time_scale_shift = 'scale_shift' then time.features end),
-                         array_length(input, 2), array_length(input, 3), model, component, key || '.conv2', 1, 1, 'resnet_block') as planes offset 0) second,
+                         first.planes, array_length(input, 2), array_length(input, 3), model, component, key || '.conv2', 1, 1, 'resnet_block',
+                         norm => sql_diffusion.group_norm_module_statistics(first.planes, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
+                                                                            case when time_scale_shift = 'scale_shift' then time.features end)) as planes offset 0) second,
        lateral (select case when exists (select from sql_diffusion.parameters p
                                          where p.model = resnet_block.model and p.component = resnet_block.component and p.key = resnet_block.key || '.conv_shortcut')
                        then sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),

@@ -12,6 +12,7 @@ comment on function sql_diffusion.slots(real[], double precision) is
 create function sql_diffusion.attention_numbers(query real[], key real[], value real[], name text) returns real[]
 language sql immutable strict parallel safe
 set jit = off
+set geqo = off                                     -- the order of the joins is given; to search for another takes milliseconds
 set enable_memoize = off
 return (
   select sql_diffusion.transpose(array_agg(attended.features order by token.i))

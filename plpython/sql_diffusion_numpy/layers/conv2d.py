@@ -5,7 +5,7 @@ B, multiply with weights that were transformed with G when they were read, trans
 each matrix is its own Kronecker product; with channels, the product in the middle is one matrix product for each of
 its entries. What differs is the matrices:
 
-- direct: B and G are identities, A adds up the taps (that is im2col, the sum taken after the products);
+- direct: none at all, and the taps of a tile count as channels, so that one product adds them up too (im2col);
 - Winograd F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): 16 products for 4 pixels
   and 36 for 16 where the direct way takes 36 and 144;
 - upsample: F(4x4, 3x3) of a picture whose pixels were all doubled. B then has equal columns, which merge, and the row
@@ -15,6 +15,7 @@ its entries. What differs is the matrices:
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Algorithm(NamedTuple):
     size: int  # rows of input that a tile reads
     step: int  # rows of input from one tile to the next
     out: int  # rows of output that a tile makes
-    b: np.ndarray | None  # (points, size), None for the identity
+    b: np.ndarray | None  # (points, size), None for the direct way
     g: np.ndarray  # (points, kernel)
     a: np.ndarray  # (out, points)
 
@@ -60,16 +61,16 @@ UPSAMPLE = Algorithm("upsample", 4, 2, 4, (_B4 @ _DOUBLE)[_LEFT], _G4[_LEFT], _A
 
 
 def direct(kernel: int, stride: int) -> Algorithm:
-    return Algorithm("direct", kernel, stride, 1, None, np.eye(kernel), np.ones((1, kernel)))
+    return Algorithm("direct", kernel, stride, 1, None, np.eye(kernel), np.ones((1, 1)))
 
 
 class Convolution(NamedTuple):
     """A convolution as it is kept: the algorithm and the weight in the order in which its products read it."""
 
     algorithm: Algorithm
-    weight: np.ndarray  # (points, in blocks, out blocks, in block, out block)
+    weight: np.ndarray  # (points, in blocks, out blocks, in block, out block); the direct way has one point
     bias: np.ndarray  # (out)
-    points: np.ndarray | None  # B in two dimensions: (points, size * size), None for the identity
+    points: np.ndarray | None  # B in two dimensions: (points, size * size), None for the direct way
     pixels: np.ndarray  # A in two dimensions, repeated for each in block: (out * out, points * in blocks)
     padding: tuple[int, int, int, int]  # left, right, top, bottom, of the input
 
@@ -81,13 +82,13 @@ class Convolution(NamedTuple):
 def choose_algorithm(in_channels: int, out_channels: int, height: int, width: int) -> Algorithm:
     """The cheapest way for a 3x3 convolution of stride 1, counted in multiply-adds for one picture.
 
-    A weight is counted as 60: it must be fetched from memory, and kept.
+    A weight is counted as 32: it must be fetched from memory, and kept.
     """
 
     def cost(algorithm: Algorithm) -> int:
         tiles = -(-height // algorithm.out) * -(-width // algorithm.out)
         points = algorithm.g.shape[0] ** 2
-        products = (tiles + 60) * points * in_channels * out_channels
+        products = (tiles + 32) * points * in_channels * out_channels
         if algorithm.b is None:
             return products
         # The transforms, and some 20 for each value that is copied on the way.
@@ -107,15 +108,21 @@ def _block(channels: int, most: int) -> int:
 def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
     """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
 
+    The direct way has one point and kernel * kernel times the channels.
+
     OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
     10^6: the weight is cut into blocks for that.
     """
     outs, ins = weight.shape[:2]
-    in_block = _block(ins, 256)
+    if algorithm.b is None:
+        points = weight.transpose(2, 3, 1, 0).reshape(1, -1, outs)
+    else:
+        transform = np.kron(algorithm.g, algorithm.g)  # (points, kernel * kernel)
+        # (points, in, out); in float64, so that the transform costs no accuracy
+        points = np.tensordot(transform, weight.reshape(outs, ins, -1).astype(np.float64), (1, 2)).transpose(0, 2, 1)
+    ins = points.shape[1]
+    in_block = _block(ins, 512)
     out_block = _block(outs, 64 if in_block <= 128 else 32)
-    transform = np.kron(algorithm.g, algorithm.g)  # (points, kernel * kernel)
-    # (points, in, out); in float64, so that the transform costs no accuracy
-    points = np.tensordot(transform, weight.reshape(outs, ins, -1).astype(np.float64), (1, 2)).transpose(0, 2, 1)
     blocks = points.reshape(-1, ins // in_block, in_block, outs // out_block, out_block).swapaxes(2, 3)
     return np.ascontiguousarray(blocks, np.float32)
 
@@ -201,12 +208,12 @@ def _read_rows(
             lines = max(1, _CACHED // scale.size)
             for line in range(0, end - begin, lines):
                 chunk = source[line : line + lines]
-                affine = workspace("affine", *chunk.shape)
+                affine = workspace("even", *chunk.shape)
                 flat = affine.reshape(len(chunk), -1)
                 np.multiply(chunk.reshape(len(chunk), -1), scale, out=flat)
                 np.add(flat, shift, out=flat)
                 if norm.silu:
-                    other = workspace("tanh", *chunk.shape)
+                    other = workspace("odd", *chunk.shape)
                     np.tanh(affine, out=other)
                     np.multiply(affine, other, out=other)
                     np.add(affine[:, : right - left], other[:, : right - left], out=target[line : line + lines])
@@ -228,11 +235,11 @@ def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
         )
 
 
-def _multiply(tiles: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out)."""
+def _multiply(tiles: np.ndarray, weight: np.ndarray, name: str) -> np.ndarray:
+    """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out), in the workspace of this name."""
     points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
-    product = workspace("product", points, in_blocks, count, out_blocks * out_block)
+    product = workspace(name, points, in_blocks, count, out_blocks * out_block)
     np.matmul(
         tiles.reshape(points, count, in_blocks, 1, in_block).transpose(0, 2, 3, 1, 4),
         weight,
@@ -268,20 +275,29 @@ def convolve(
     down, across = -(-out_height // out), -(-out_width // out)  # tiles
     result = np.empty((batch, out_height, out_width, outs), np.float32)
     columns = (across - 1) * step + size
-    in_blocks, in_block, out_block = weight.shape[1], weight.shape[3], weight.shape[4]
+    _, in_blocks, out_blocks, in_block, out_block = weight.shape
 
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
-    most = max(_TOGETHER // (weight.shape[0] * across * max(ins, outs * in_blocks)), 32 // across)
+    row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
+    most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
-    parts = share(batch * down, get_count())
+    # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
+    count, all_rows, all_blocks = get_count(), (0, batch * down), (0, out_blocks)
+    if count <= out_blocks and batch * down * across < 32 * count:
+        parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
+    else:
+        parts = [(rows, all_blocks) for rows in share(batch * down, count)]
+    # of each part, for each picture: (pixels, mean, deviation) of its channels
     taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
 
     def work(part: int) -> None:
-        position, last = parts[part]
+        (position, last), blocks = parts[part]
+        part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
+        wide = mine.stop - mine.start
         while position < last:
             picture, first = divmod(position, down)
             stop = min(down, first + last - position, first + read_at_once)
@@ -296,48 +312,52 @@ def convolve(
             for tile, end in share(stop - first, -(-(stop - first) // most)):
                 tile, many = first + tile, end - tile
                 block = lines[(tile - first) * step :]
+                scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote
+                row, column, channel = block.strides
                 if size == 1 and step == 1:
                     tiles = block[:many].reshape(1, many * across, ins)
+                elif points is None:  # a row of a tile is one run of memory
+                    tiles = workspace(next(scratch), many, across, size, size * ins)
+                    strides = (step * row, step * column, row, channel)
+                    tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, strides)
+                    tiles = tiles.reshape(1, many * across, size * size * ins)
                 else:
-                    row, column, channel = block.strides
-                    window = np.ndarray(
-                        (size, size, many, across, ins), np.float32, block, 0,
-                        (row, column, step * row, step * column, channel),
-                    )  # fmt: skip
-                    tiles = workspace("tiles", size, size, many, across, ins)
-                    tiles[...] = window
-                    tiles = tiles.reshape(size * size, many * across, ins)
-                if points is not None:
-                    transformed = workspace("transformed", len(points), many * across, ins)
-                    _transform(points, tiles.reshape(len(tiles), -1), transformed.reshape(len(points), -1))
+                    tiles = workspace(next(scratch), size, size, many, across, ins)
+                    shifts = (row, column, step * row, step * column, channel)
+                    tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, shifts)
+                    transformed = workspace(next(scratch), len(points), many * across, ins)
+                    _transform(points, tiles.reshape(size * size, -1), transformed.reshape(len(points), -1))
                     tiles = transformed
-                product = _multiply(tiles, weight)
+                product = _multiply(tiles, part_weight, next(scratch))
                 if len(product) > 1:
-                    summed = workspace("summed", out * out, many * across * outs)
+                    summed = workspace(next(scratch), out * out, many * across * wide)
                     _transform(pixels, product.reshape(len(product), -1), summed)
                     product = summed
-                product = product.reshape(out, out, many, across, outs).transpose(2, 0, 3, 1, 4)
+                product = product.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
                 begin, end = tile * out, min((tile + many) * out, out_height)
-                target = result[picture, begin:end]
-                addend = own_bias if bias is None else bias[picture]
+                target = result[picture, begin:end, :, mine]
+                addend = (own_bias if bias is None else bias[picture])[mine]
                 if target.shape[0] == many * out and out_width == across * out:
-                    np.add(product, addend, out=target.reshape(many, out, across, out, outs))
+                    np.add(product, addend, out=target.reshape(many, out, across, out, wide))
                 else:
-                    whole = workspace("whole", many, out, across, out, outs)
+                    whole = workspace(next(scratch), many, out, across, out, wide)
                     np.add(product, addend, out=whole)
-                    target[...] = whole.reshape(many * out, across * out, outs)[: end - begin, :out_width]
+                    target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
                 if residual is not None:
-                    np.add(target, residual[picture, begin:end], out=target)
+                    np.add(target, residual[picture, begin:end, :, mine], out=target)
                 if output_scale != 1:
                     np.multiply(target, np.float32(output_scale), out=target)
                 if statistics:
-                    taken[part][picture].append(channel_statistics(target.reshape(-1, outs)))
+                    taken[part][picture].append(channel_statistics(target.reshape(-1, wide)))
 
     parallel(work, len(parts))
     if not statistics:
         return [Piece(result, None)]
-    merged = [merge_statistics([entry for part in taken for entry in part[picture]]) for picture in range(batch)]
-    return [Piece(result, Statistics(np.array([m for m, _ in merged]), np.array([d for _, d in merged])))]
+    if parts[0][1] == all_blocks:  # the parts are of the same channels
+        taken = [[[entry for part in taken for entry in part[picture]] for picture in range(batch)]]
+    merged = [[merge_statistics(entries) for entries in part] for part in taken]
+    mean, deviation = (np.concatenate([[entry[i] for entry in part] for part in merged], axis=1) for i in (0, 1))
+    return [Piece(result, Statistics(mean, deviation))]
 
 
 def conv2d(

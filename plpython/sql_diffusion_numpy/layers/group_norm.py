@@ -43,7 +43,7 @@ def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
     ones = _ones(pixels)
     mean = np.matmul(ones, values)
     mean /= pixels
-    centered = workspace("centered", pixels, channels)
+    centered = workspace("even", pixels, channels)
     np.subtract(values, mean, out=centered)
     np.multiply(centered, centered, out=centered)
     return pixels, mean[0].astype(np.float64), np.matmul(ones, centered)[0].astype(np.float64)
@@ -68,13 +68,12 @@ def prepare_norm(
     size = channels // num_groups
     channel_mean = statistics.mean.reshape(batch, num_groups, size)
     mean = np.add.reduce(channel_mean, axis=2, keepdims=True) / size
-    within = np.add.reduce(statistics.deviation.reshape(batch, num_groups, size), axis=2, keepdims=True)
-    between = np.add.reduce((channel_mean - mean) ** 2, axis=2, keepdims=True) * pixels
-    inverse = 1 / np.sqrt((within + between) / (pixels * size) + eps)  # population variance
-    scale = inverse * weight.reshape(num_groups, size)
+    off = channel_mean - mean
+    squares = statistics.deviation.reshape(batch, num_groups, size) + pixels * off * off
+    variance = np.add.reduce(squares, axis=2, keepdims=True) / (pixels * size)  # of the population
+    scale = weight.reshape(num_groups, size) / np.sqrt(variance + eps)
     shift = bias.reshape(num_groups, size) - mean * scale
-    scale, shift = scale.reshape(batch, channels), shift.reshape(batch, channels)
-    return Norm(scale, shift, silu)
+    return Norm(scale.reshape(batch, channels), shift.reshape(batch, channels), silu)
 
 
 def apply_norm(values: np.ndarray, norm: Norm) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import fail
-from ..tensors import braces
 from ..threads import get_count, parallel, share, workspace
 
 _CACHED = 1 << 17  # scores that stay in the cache between one operation and the next
@@ -34,7 +32,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
     def work(part: int) -> None:
         for picture, some, span in chunks[slice(*parts[part])]:
             q, k, v = query[picture, some, span], key[picture, some], value[picture, some]
-            scores = workspace("scores", len(q), sources, q.shape[1])
+            scores = workspace("even", len(q), sources, q.shape[1])
             np.matmul(k, q.swapaxes(1, 2), out=scores)
             # Softmax may take any one number from all scores of a query; where none can be large (Cauchy and Schwarz),
             # none need be.
@@ -42,7 +40,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
             if not longest <= _SAFE:
                 np.subtract(scores, scores.max(axis=1, keepdims=True), out=scores)
             np.exp(scores, out=scores)
-            values = workspace("values", len(q), outs + 1, sources)
+            values = workspace("odd", len(q), outs + 1, sources)
             values[:, :outs] = v.swapaxes(1, 2)
             values[:, outs] = 1
             product = workspace("attended", len(q), outs + 1, q.shape[1])
@@ -54,22 +52,6 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarra
 
 def scaled_dot_product_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
     """query (..., L, E), key (..., S, E), value (..., S, Ev) -> (..., L, Ev), with up to two leading dimensions."""
-    name = "scaled_dot_product_attention"
-    if not 2 <= query.ndim <= 4:
-        fail(
-            f"{name}: query has shape {braces(query.shape)}, "
-            "expected 2 to 4 dimensions (batch, heads, length, features), the first two optional"
-        )
-    if key.ndim != query.ndim or key.shape[:-2] != query.shape[:-2] or key.shape[-1] != query.shape[-1]:
-        fail(
-            f"{name}: key has shape {braces(key.shape)}, "
-            f"expected that of query, {braces(query.shape)}, but for the length"
-        )
-    if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
-        fail(
-            f"{name}: value has shape {braces(value.shape)}, "
-            f"expected that of key, {braces(key.shape)}, but for the features"
-        )
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
     scaled = query * np.float32(query.shape[-1] ** -0.5)
     attend(*((x[None] if x.ndim == 3 else x[None, None] if x.ndim == 2 else x) for x in (scaled, key, value, out)))

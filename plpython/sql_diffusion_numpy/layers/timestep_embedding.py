@@ -19,7 +19,7 @@ def timestep_embedding(
     # In float32 where PyTorch is: at an angle of 1000 its rounding is 6e-5, and the checkpoint was trained with it.
     exponent = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
     exponent /= np.float32(half - downscale_freq_shift)
-    frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    frequency = np.exp(np.clip(exponent, -80, 80).astype(np.float64)).astype(np.float32)
     angle = (np.float32(timestep) * frequency).astype(np.float64)
     waves = [np.cos(angle), np.sin(angle)] if flip_sin_to_cos else [np.sin(angle), np.cos(angle)]
     return np.concatenate([*waves, np.zeros(embedding_dim % 2)]).astype(np.float32)

@@ -1,0 +1,85 @@
+-- From 1.0.0 to the present version: what is done by hand. scripts/update_script.py makes the whole script of it.
+
+set local search_path to pg_catalog, pg_temp;
+
+-- What is new beside the functions.
+create unique index models_one_bundled on sql_diffusion.models (bundled) where bundled;
+comment on index sql_diffusion.models_one_bundled is 'At most one model comes with the extension.';
+
+create table sql_diffusion.shares (
+  share  int primary key,
+  page   text not null
+);
+comment on table sql_diffusion.shares is 'Thirty-two shares of a layer''s work, which parallel workers take one after the other.';
+comment on column sql_diffusion.shares.share is 'its number, 1 to 32';
+comment on column sql_diffusion.shares.page is 'nothing: what fills the row''s page, since workers share a table out page by page';
+
+alter table sql_diffusion.shares set (fillfactor = 10, parallel_workers = 8);
+insert into sql_diffusion.shares (share, page)
+select share, repeat('-', 1000) from generate_series(1, 32) share;
+grant select on sql_diffusion.shares to public;
+
+create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
+  sfunc    = array_cat,
+  stype    = anycompatiblearray,
+  parallel = safe
+);
+comment on aggregate sql_diffusion.array_cat_agg(anycompatiblearray) is
+  'Arrays joined along their first dimension, in the order that is stated: what the shares bring home. NULL counts for nothing.';
+
+create type sql_diffusion.normalization as (
+  scale      double precision[],
+  shift      double precision[],
+  size       double precision[],
+  with_silu  boolean
+);
+comment on type sql_diffusion.normalization is
+  'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
+
+alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
+
+-- Functions whose arguments or result are others now make room; they go when nothing calls them any more.
+alter function sql_diffusion.attention_heads(real[],real[],real[],integer,integer) rename to attention_heads_of_1_0_0;
+alter function sql_diffusion.attention_heads_parallel(real[],real[],real[],integer,integer) rename to attention_heads_parallel_of_1_0_0;
+alter function sql_diffusion.conv2d_core(real[],integer,integer,real[],real[],integer,integer,text) rename to conv2d_core_of_1_0_0;
+alter function sql_diffusion.conv2d_module_planes(real[],integer,integer,text,text,text,integer,integer,text,real[]) rename to conv2d_module_planes_of_1_0_0;
+alter function sql_diffusion.conv2d_numbers(real[],integer,integer,real[],real[],integer,integer,text) rename to conv2d_numbers_of_1_0_0;
+alter function sql_diffusion.conv2d_operands(real[],integer,integer,double precision[],integer,integer,integer,integer,text) rename to conv2d_operands_of_1_0_0;
+alter function sql_diffusion.conv2d_packed(numeric[],numeric,double precision,integer[],real[],integer) rename to conv2d_packed_of_1_0_0;
+alter function sql_diffusion.conv2d_packed_parallel(numeric[],numeric,double precision,integer[],real[],integer) rename to conv2d_packed_parallel_of_1_0_0;
+alter function sql_diffusion.conv2d_plane_in_worker(numeric[],numeric[],numeric,double precision,integer[],real) rename to conv2d_plane_in_worker_of_1_0_0;
+alter function sql_diffusion.group_norm_core(real[],integer,real[],real[],double precision,boolean) rename to group_norm_core_of_1_0_0;
+alter function sql_diffusion.group_norm_module_planes(real[],text,text,text,integer,double precision,boolean,text,real[]) rename to group_norm_module_planes_of_1_0_0;
+
+-- functions
+
+-- Triggers that replication fires too.
+drop trigger unpack on sql_diffusion.parameters;
+
+create trigger unpack
+  after update on sql_diffusion.parameters
+  for each row
+  when (old.weight is distinct from new.weight or (old.model, old.component, old.key) is distinct from (new.model, new.component, new.key))
+  execute function sql_diffusion.unpack();
+
+create trigger unpack_deleted
+  after delete on sql_diffusion.parameters
+  for each row
+  execute function sql_diffusion.unpack();
+
+alter table sql_diffusion.parameters
+  enable always trigger unpack,
+  enable always trigger unpack_deleted;
+
+drop function
+  sql_diffusion.attention_heads_of_1_0_0(real[],real[],real[],integer,integer),
+  sql_diffusion.attention_heads_parallel_of_1_0_0(real[],real[],real[],integer,integer),
+  sql_diffusion.conv2d_core_of_1_0_0(real[],integer,integer,real[],real[],integer,integer,text),
+  sql_diffusion.conv2d_module_planes_of_1_0_0(real[],integer,integer,text,text,text,integer,integer,text,real[]),
+  sql_diffusion.conv2d_numbers_of_1_0_0(real[],integer,integer,real[],real[],integer,integer,text),
+  sql_diffusion.conv2d_operands_of_1_0_0(real[],integer,integer,double precision[],integer,integer,integer,integer,text),
+  sql_diffusion.conv2d_packed_of_1_0_0(numeric[],numeric,double precision,integer[],real[],integer),
+  sql_diffusion.conv2d_packed_parallel_of_1_0_0(numeric[],numeric,double precision,integer[],real[],integer),
+  sql_diffusion.conv2d_plane_in_worker_of_1_0_0(numeric[],numeric[],numeric,double precision,integer[],real),
+  sql_diffusion.group_norm_core_of_1_0_0(real[],integer,real[],real[],double precision,boolean),
+  sql_diffusion.group_norm_module_planes_of_1_0_0(real[],text,text,text,integer,double precision,boolean,text,real[]);

@@ -1,0 +1,82 @@
+"""Parallel workers inside a pass: layers large enough for them are right, and the same with workers and without."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+import torch
+from torch.nn import functional
+
+from reference import relative_error
+
+# Layers of the bundled model, packed, at the size where its network has them: pixels, output channels and heads are shared out.
+LAYERS = {
+    "convolution": (
+        "sql_diffusion.conv2d_module(sql_diffusion.randn(1, '{48,64,64}'), 'butterflies', 'unet', "
+        "'up_blocks.3.resnets.0.conv1', 1, 1, 'test')"
+    ),
+    "resnet block": (
+        "sql_diffusion.resnet_block(sql_diffusion.randn(1, '{48,64,64}'), sql_diffusion.randn(2, '{64}'), 'butterflies', "
+        "'up_blocks.3.resnets.0', 8)"
+    ),
+    "attention block": (
+        "sql_diffusion.attention_block(sql_diffusion.randn(1, '{64,16,16}'), 'butterflies', 'down_blocks.2.attentions.0', 2, 8)"
+    ),
+}
+
+
+def fetch(connection: psycopg.Connection, expression: str) -> list[object]:
+    row = connection.execute(f"select {expression}".encode()).fetchone()
+    assert row is not None
+    return list(row[0])
+
+
+def test_a_large_convolution(connection: psycopg.Connection) -> None:
+    input, weight, bias = (
+        torch.tensor(fetch(connection, expression), dtype=torch.float64)
+        for expression in (
+            "sql_diffusion.randn(1, '{48,64,64}')",
+            "weight from sql_diffusion.parameters where (model, key) = ('butterflies', 'up_blocks.3.resnets.0.conv1')",
+            "bias from sql_diffusion.parameters where (model, key) = ('butterflies', 'up_blocks.3.resnets.0.conv1')",
+        )
+    )
+    reference = functional.conv2d(input[None], weight, bias, padding=1)[0]
+    assert relative_error(fetch(connection, LAYERS["convolution"]), reference) < 1e-5
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_workers_change_nothing(connection: psycopg.Connection, layer: str) -> None:
+    connection.execute("set local max_parallel_workers_per_gather = 0")
+    alone = fetch(connection, LAYERS[layer])
+    connection.execute("set local max_parallel_workers_per_gather = 2")
+    assert fetch(connection, LAYERS[layer]) == alone
+
+
+def test_the_planner_gives_shares_to_workers(connection: psycopg.Connection) -> None:
+    connection.execute("set local max_parallel_workers_per_gather = 2")
+    for function in (
+        "attention_heads(null, null, null, 8, s.share, s.share)",
+        "conv2d_channels(null, s.share, s.share, 1, 1, 1, null, null, 'test')",
+        "conv2d_packed(null, null, 1, null, null, 1, s.share, s.share)",
+    ):
+        query = f"explain (costs off) select sql_diffusion.{function} from sql_diffusion.shares s"
+        plan = "\n".join(row[0] for row in connection.execute(query.encode()))
+        assert "Gather" in plan, plan
+
+
+def test_every_share_lies_on_a_page_of_its_own(connection: psycopg.Connection) -> None:
+    """Workers share a table out page by page."""
+    row = connection.execute(
+        "select count(*), count(distinct (ctid::text::point)[0]) from sql_diffusion.shares"
+    ).fetchone()
+    assert row == (32, 32)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 31, 32, 33, 48, 512])
+def test_every_thing_belongs_to_one_share(connection: psycopg.Connection, n: int) -> None:
+    rows = connection.execute(
+        "select thing from (select share from sql_diffusion.shares order by share) s, "
+        "generate_series(sql_diffusion.share_first(s.share, %s), sql_diffusion.share_last(s.share, %s)) thing order by s.share, thing",
+        [n, n],
+    ).fetchall()
+    assert [row[0] for row in rows] == list(range(1, n + 1))
