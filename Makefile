@@ -4,6 +4,7 @@
 # make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
 # make dist       the zip that PGXN takes
 # make test-versions   the tests on other versions of PostgreSQL, as root on Debian
+# make test-upgrade    pg_upgrade from PostgreSQL 15 to 17, as root on Debian 12
 # make test       from a bare Debian or Ubuntu to all tests passed
 
 # (not VERSION: PGXS has that for PostgreSQL's own)
@@ -80,13 +81,15 @@ build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* m
 	@mkdir -p build
 	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
 
-.PHONY: demo test test-versions reference
+.PHONY: demo test test-versions test-upgrade reference
 demo:
 	scripts/demo $(SEED)
 test:
 	scripts/test
 test-versions:
 	scripts/test-versions $(VERSIONS)
+test-upgrade:
+	scripts/test-upgrade
 
 # doc/reference.md, from the comments of what is installed
 reference: install
