@@ -84,7 +84,7 @@ from (
 def sections_of_names() -> dict[tuple[str, str], str]:
     """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
     found = {}
-    for file in sorted((ROOT / "sql").glob("**/*.sql")):
+    for file in [*sorted((ROOT / "sql").glob("*.sql")), *sorted((ROOT / "sql" / "layers").glob("*.sql"))]:
         section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):

@@ -529,12 +529,12 @@ create function sql_diffusion.unet_steps(sample real[], timestep double precisio
   returns table (step int, operation text, key text, hidden real[])
 language sql stable parallel safe rows 60
 begin atomic
+  select sql_diffusion.check_model(model);
   select sql_diffusion.check_sample(sample, 'unet: sample', sql_diffusion.component_config(model)),
          case
            when timestep is null or not abs(timestep) <= 3.4e38
            then sql_diffusion.fail(format('unet: timestep is %s, expected a finite number of single precision', coalesce(timestep::text, 'null')))
-         end,
-         sql_diffusion.check_model(model);
+         end;
   select r.step, r.operation, r.key, r.hidden
   from sql_diffusion.run_plan((select array_agg(p order by p.step) from sql_diffusion.unet_plan(model) p), sample, timestep, model) r;
 end;

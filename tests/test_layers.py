@@ -464,7 +464,7 @@ REFUSED = {
         "scaled_dot_product_attention: value has shape {2,1}, expected that of key, {1,1}, but for the features",
     "scaled_dot_product_attention('{{NaN}}', '{{1}}', '{{1}}')": "scaled_dot_product_attention: query holds NaN or infinite values",
     "timestep_embedding('NaN', 8)": "timestep_embedding: timestep is NaN, expected a finite number of single precision",
-    "timestep_embedding(1, 1)": "timestep_embedding: embedding_dim is 1, expected at least 2",
+    "timestep_embedding(1, 1)": "timestep_embedding: embedding_dim is 1, expected from 2 to 65536",
     "timestep_embedding(1, 2)": "timestep_embedding: downscale_freq_shift is 1, expected from -1e30 to less than half of embedding_dim, 1",
     "timestep_embedding(1, 8, max_period => 0)": "timestep_embedding: max_period is 0, expected from 1e-30 to 1e30",
     "tensor_from_bytes('\\x00', 'float64', '{1}')": 'tensor_from_bytes: dtype is "float64", expected float16, bfloat16 or float32',

@@ -240,6 +240,7 @@ def conv2d(plpy: Any, input: Any, weight: Any, bias: Any, stride: int | None, pa
             f"conv2d: input of shape {braces(x.shape)} with padding {padding} "
             f"is smaller than the kernel of weight of shape {braces(w.shape)}"
         )
+    check_size([len(x), x.shape[1] + 2 * padding, x.shape[2] + 2 * padding], "conv2d: padded input")
     check_all_values("conv2d", input=(x, input), weight=(w, weight), bias=(b, bias))
     return convolution.conv2d(x, w, b, stride, padding)
 
@@ -301,8 +302,8 @@ def check_timestep_embedding(
     name, half = "timestep_embedding", embedding_dim // 2
     if not abs(timestep) <= 3.4e38:
         fail(f"{name}: timestep is {_number(timestep)}, expected a finite number of single precision")
-    if embedding_dim < 2:
-        fail(f"{name}: embedding_dim is {embedding_dim}, expected at least 2")
+    if not 2 <= embedding_dim <= 65536:
+        fail(f"{name}: embedding_dim is {embedding_dim}, expected from 2 to 65536")
     if not -1e30 <= downscale_freq_shift < half:
         fail(
             f"{name}: downscale_freq_shift is {_number(downscale_freq_shift)}, "
@@ -464,6 +465,7 @@ def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) 
     channels = model.shape[0]
     factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
     array = tensor(sample, "unet: sample", "channels, height, width")
+    check_values(array, "unet: sample", sample)
     if len(array) != channels:
         fail(f"unet: sample has {len(array)} channels, expected {channels}")
     _, height, width = array.shape
@@ -471,7 +473,6 @@ def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) 
         fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
     if timestep is None or not abs(timestep) <= 3.4e38:
         fail(f"unet: timestep is {_number(timestep)}, expected a finite number of single precision")
-    check_values(array, "unet: sample", sample)
     return array
 
 

@@ -279,10 +279,12 @@ begin atomic
            sql_diffusion.fail(format('conv2d: bias has %s elements, expected one for each of the %s output channels of weight',
                                      array_length(bias, 1), array_length(weight, 1)))
          end,
-         case when array_length(input, 2) + 2 * padding < array_length(weight, 3) or array_length(input, 3) + 2 * padding < array_length(weight, 4) then
+         case when array_length(input, 2) + 2::bigint * padding < array_length(weight, 3) or array_length(input, 3) + 2::bigint * padding < array_length(weight, 4) then
            sql_diffusion.fail(format('conv2d: input of shape %s with padding %s is smaller than the kernel of weight of shape %s',
                                      sql_diffusion.shape(input), padding, sql_diffusion.shape(weight)))
          end,
+         sql_diffusion.check_size(array[array_length(input, 1), least(array_length(input, 2) + 2::bigint * padding, 2147483647)::int,
+                                        least(array_length(input, 3) + 2::bigint * padding, 2147483647)::int], 'conv2d: padded input'),
          sql_diffusion.check_values(input, 'conv2d: input'),
          sql_diffusion.check_values(weight, 'conv2d: weight'),
          sql_diffusion.check_values(bias, 'conv2d: bias');

@@ -10,8 +10,8 @@ begin atomic
   select case when not abs(timestep) <= 3.4e38 then
            sql_diffusion.fail(format('timestep_embedding: timestep is %s, expected a finite number of single precision', timestep))
          end,
-         case when embedding_dim < 2 then
-           sql_diffusion.fail(format('timestep_embedding: embedding_dim is %s, expected at least 2', embedding_dim))
+         case when embedding_dim not between 2 and 65536 then
+           sql_diffusion.fail(format('timestep_embedding: embedding_dim is %s, expected from 2 to 65536', embedding_dim))
          end,
          case when not (downscale_freq_shift >= -1e30 and downscale_freq_shift < embedding_dim / 2) then
            sql_diffusion.fail(format('timestep_embedding: downscale_freq_shift is %s, expected from -1e30 to less than half of embedding_dim, %s',
