@@ -84,7 +84,8 @@ from (
 def sections_of_names() -> dict[tuple[str, str], str]:
     """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
     found = {}
-    for file in sorted((ROOT / "sql").glob("**/*.sql")):
+    files = set((ROOT / "sql").glob("**/*.sql")) - set((ROOT / "sql" / "updates").iterdir())
+    for file in sorted(files):
         section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
