@@ -18,7 +18,8 @@ MARK = "-- functions\n"
 # A function ends with its body: "end;" of BEGIN ATOMIC, the quote's end, or the first line that ends in a semicolon. A
 # comment, grant or revoke ends with such a line.
 FUNCTION = re.compile(
-    r"^create function .*?(?:^begin atomic\n.*?^end;|^as (\$\w*\$).*?^\1;|^return\b.*?;$|;$)\n", re.DOTALL | re.MULTILINE
+    r"^create function .*?(?:^begin atomic\n.*?^end;|^as (\$\w*\$).*?^\1;|^return\b.*?;$|;$)\n",
+    re.DOTALL | re.MULTILINE,
 )
 STATEMENT = re.compile(r"^(?:comment on function|grant execute|revoke execute) .*?;$\n", re.DOTALL | re.MULTILINE)
 

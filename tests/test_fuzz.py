@@ -140,7 +140,9 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "jsonb": odd_documents,
     "sql_diffusion.generator": odd_generators,
     "sql_diffusion.schedule_step": odd_steps,
-    "sql_diffusion.normalization": st.sampled_from([None, "(,,,)", '("{1}","{0}","{2}",t)', '("{NaN}","{}","{NULL}",)']),
+    "sql_diffusion.normalization": st.sampled_from(
+        [None, "(,,,)", '("{1}","{0}","{2}",t)', '("{NaN}","{}","{NULL}",)']
+    ),
     "sql_diffusion.plan_step": st.sampled_from([None]),
     "sql_diffusion.plan_step[]": st.sampled_from([None, "{}"]),
     "text[]": st.sampled_from([None, "{}", "{a}", "{{a,b,c}}", "{{a,b,$}}"]),

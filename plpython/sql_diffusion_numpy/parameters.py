@@ -135,7 +135,9 @@ def read_plan(plpy: Any, name: str) -> list[PlanRow]:
     return [PlanRow(**{**row, "key": row["key"] or "", "settings": json.loads(row["settings"])}) for row in rows]
 
 
-def read_parameter(plpy: Any, model: str, component: str, key: str | None) -> tuple[np.ndarray, np.ndarray | None] | None:
+def read_parameter(
+    plpy: Any, model: str, component: str, key: str | None
+) -> tuple[np.ndarray, np.ndarray | None] | None:
     """weight and bias of a module, None where the model has none of this key."""
     rows = query(plpy, _PARAMETER, ["text", "text", "text"], [model, component, key])
     if not rows:
