@@ -28,9 +28,9 @@ begin atomic
   from (select array_agg(sin(angle.rounded::float8)::real order by i) as sines,
                array_agg(cos(angle.rounded::float8)::real order by i) as cosines
         from generate_series(0, embedding_dim / 2 - 1) i,
-             lateral (select (-ln(max_period))::real::float8 * i / (embedding_dim / 2 - downscale_freq_shift)::real as exponent) power,
+             lateral (select (-ln(max_period))::real * i::real / (embedding_dim / 2 - downscale_freq_shift)::real as exponent) power,
              lateral (select case when abs(timestep) > 1e-30 then timestep::real else 0 end::float8
-                             * exp(greatest(least(power.exponent, 80), -80)::real::float8)::real as exact) product,
+                             * exp(greatest(least(power.exponent, 80), -80)::float8)::real as exact) product,
              lateral (select case when abs(product.exact) > 1e-30 then product.exact::real else 0 end as rounded) angle) wave;
 end;
 comment on function sql_diffusion.timestep_embedding(double precision, int, boolean, double precision, double precision) is
