@@ -107,7 +107,7 @@ dist:
 	@mkdir -p dist
 	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD
 
-# The long tests of the fast path: hundreds of generations, cancels and sessions.
+# The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py

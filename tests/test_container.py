@@ -44,7 +44,9 @@ def container(image: str) -> Iterator[dict[str, object]]:
     from testcontainers.community.postgres import PostgresContainer
 
     password = "a word of passage"
-    with PostgresContainer(image, username="painter", password=password, dbname="pictures", driver=None) as running:
+    server = PostgresContainer(image, username="painter", password=password, dbname="pictures", driver=None)
+    server.ports[5432] = ("127.0.0.1", None)  # some port of the loopback interface, and of no other
+    with server as running:
         yield {
             "host": running.get_container_host_ip(),
             "port": running.get_exposed_port(5432),

@@ -61,7 +61,7 @@ def explain(error: psycopg.Error) -> Problem:
     if error.sqlstate == "0A000":  # a setting that is not run
         return Problem(message, error.diag.message_hint or "doc/reference.md says which settings run.", CHECKPOINT)
     if error.sqlstate == "42501":  # not allowed
-        hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion: it owns the models."
+        hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion, which owns the models, or as one that it granted them to."
         return Problem(message, error.diag.message_hint or hint, DATABASE)
     if error.sqlstate in ("42883", "42P01", "42703"):  # a function, table or column that is not there
         hint = "The extension seems to be older than this command: ALTER EXTENSION sql_diffusion UPDATE"

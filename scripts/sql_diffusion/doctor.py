@@ -127,7 +127,11 @@ def tables(connection: Connection) -> list[Finding]:
         row[0] for row in connection.execute("select m.name from sql_diffusion.models m order by m.name").fetchall()
     ]
     row: Any = connection.execute(
-        "select pg_catalog.has_table_privilege('sql_diffusion.parameters', 'insert, delete'), "
+        "select pg_catalog.has_table_privilege('sql_diffusion.models', 'insert') "
+        "and pg_catalog.has_table_privilege('sql_diffusion.models', 'delete') "
+        "and pg_catalog.has_column_privilege('sql_diffusion.models', 'sha256', 'update') "
+        "and pg_catalog.has_table_privilege('sql_diffusion.components', 'insert') "
+        "and pg_catalog.has_table_privilege('sql_diffusion.parameters', 'insert'), "
         "pg_catalog.pg_get_userbyid(c.relowner), current_user "
         "from pg_catalog.pg_class c where c.oid = 'sql_diffusion.parameters'::pg_catalog.regclass"
     ).fetchone()
