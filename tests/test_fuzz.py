@@ -145,7 +145,7 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     ),
     "sql_diffusion.plan_step": st.sampled_from([None]),
     "sql_diffusion.plan_step[]": st.sampled_from([None, "{}"]),
-    "text[]": st.sampled_from([None, "{}", "{a}", "{{a,b,c}}", "{{a,b,$}}"]),
+    "text[]": st.sampled_from([None, "{}", "{a}", '{{a,b,"$ == 1"}}', "{{a,b,$}}"]),
     "numeric": st.sampled_from([None, 0, 1, -1, "NaN", "1e400"]),
     "numeric[]": st.sampled_from([None, "{}", "{1,2}", "{NaN}", "{NULL}"]),
     "double precision[]": st.sampled_from([None, "{}", "{1,2}", "{NaN}", "{NULL}", "{0}"]),
@@ -345,10 +345,10 @@ def call(session: psycopg.Connection, schema: str, name: str, types: dict[str, s
         return error.sqlstate or "?", (error.diag.message_primary or "").removeprefix("sql_diffusion: ")
 
 
-def equal(ours: Any, theirs: Any, tolerance: float) -> bool:
-    """The same JSON, with the numbers of an array to within a share of its largest."""
+def equal(ours: Any, theirs: Any, tolerance: float, least: float) -> bool:
+    """The same JSON, with the numbers of an array to within a share of its largest, or of least where that is more."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        return ours.keys() == theirs.keys() and all(equal(ours[key], theirs[key], tolerance) for key in ours)
+        return ours.keys() == theirs.keys() and all(equal(ours[key], theirs[key], tolerance, least) for key in ours)
     try:
         a, b = np.array(ours, np.float64), np.array(theirs, np.float64)  # "NaN" and "Infinity" are read too
     except (TypeError, ValueError):
@@ -356,12 +356,12 @@ def equal(ours: Any, theirs: Any, tolerance: float) -> bool:
             isinstance(ours, list)
             and isinstance(theirs, list)
             and len(ours) == len(theirs)
-            and all(equal(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
+            and all(equal(a, b, tolerance, least) for a, b in zip(ours, theirs, strict=True))
         )
     if a.shape != b.shape:
         return False
     finite = np.abs(b[np.isfinite(b)])
-    return bool(np.allclose(a, b, rtol=0, atol=tolerance * float(finite.max(initial=0)), equal_nan=True))
+    return bool(np.allclose(a, b, rtol=0, atol=tolerance * float(finite.max(initial=least)), equal_nan=True))
 
 
 FUZZ = settings(
@@ -379,6 +379,8 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
     session.execute("set statement_timeout = '5s'")
     # a guess of the picture out of pure noise is 150 times the error of the network
     tolerance = 4e-3 if name.startswith("ddpm") else 1e-4
+    # what these add and subtract is of size 1, and may leave next to nothing
+    least = 1.0 if name in ("scheduler_step", "add_noise", "predict_original_sample") else 0.0
 
     @settings(FUZZ, max_examples=calls * FACTOR)
     @given(st.data())
@@ -398,13 +400,15 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
         )
         if "57014" in (in_sql[0], in_numpy[0]):  # statement_timeout: one is slower
             return
+        if in_sql[1] == "value out of range: underflow":  # PostgreSQL's arithmetic knows no denormal results
+            return
         if in_sql[0] == "0A000" and in_numpy[0] == "answer":  # what only SQL's big numbers cannot hold
             assert name == "conv2d"
             return
         written = {key: array_text(v) if isinstance(v, np.ndarray) else v for key, v in arguments.items()}
         assert in_sql[0] == "answer" or in_sql[0].startswith(EXPECTED_STATES), (in_sql, written)
         assert in_sql[0] == in_numpy[0], (in_sql, in_numpy, written)
-        assert in_sql[1] == in_numpy[1] if in_sql[0] != "answer" else equal(in_sql[1], in_numpy[1], tolerance), (
+        assert in_sql[1] == in_numpy[1] if in_sql[0] != "answer" else equal(in_sql[1], in_numpy[1], tolerance, least), (
             in_sql,
             in_numpy,
             written,

@@ -23,6 +23,7 @@ from psycopg import Connection
 import helper_command
 from numpy_server import STRESS, Connect
 from reference import VARIATIONS, insert_model, random_unet, relative_error
+from sql_diffusion_numpy import cache
 
 pytest_plugins = ["numpy_server"]
 
@@ -459,8 +460,10 @@ def cache_files(connection: Connection) -> list[Path]:
 
 
 def own_files(connection: Connection) -> list[Path]:
-    database = value(connection, "select oid::text from pg_database where datname = current_database()")
-    return [path for path in cache_files(connection) if path.name.startswith(database + "-")]
+    """The files of the model "random" in this database; other tests may leave those of others."""
+    database = value(connection, "select oid::bigint from pg_database where datname = current_database()")
+    prefix = cache.model_prefix(database, "random")
+    return [path for path in cache_files(connection) if path.name.startswith(prefix)]
 
 
 def test_sessions_map_one_file(connect: Connect, rng: np.random.Generator) -> None:
