@@ -24,7 +24,7 @@ begin atomic
     union all
     select i, format('%s: setting %s is %s, expected %s', name, rules[i][1], coalesce(config -> rules[i][1], 'null'), rules[i][2])
     from generate_subscripts(rules, 1) as i
-    where not coalesce(jsonb_path_match(config -> rules[i][1], rules[i][3]::jsonpath, silent => true), false)
+    where not coalesce(jsonb_path_match(config -> rules[i][1], ('strict ' || rules[i][3])::jsonpath, silent => true), false)
     order by 1
     limit 1
   )
@@ -32,4 +32,4 @@ begin atomic
 end;
 comment on function sql_diffusion.check_settings(text, jsonb, text[]) is
   'True for a configuration that keeps every rule, otherwise an error (0A000) that names the first setting that does not. A rule is a row of three texts: the setting, '
-  'what is expected, and a JSON path predicate that is true where the setting is supported. The name opens the message.';
+  'what is expected, and a JSON path predicate in strict mode, that is true where the setting is supported. The name opens the message.';

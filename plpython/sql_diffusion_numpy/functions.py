@@ -260,6 +260,8 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
     if eps is None or not 0 <= eps < float("inf"):
         fail(f"group_norm: eps is {_number(eps)}, expected a finite number of at least 0")
     check_all_values("group_norm", input=(x, input), weight=(w, weight), bias=(b, bias))
+    if eps == 0 and (np.ptp(x.reshape(num_groups, -1), axis=1) == 0).any():
+        fail("division by zero", sqlstate="22012")  # of a group without variance
     return normalisation.group_norm(x, num_groups, w, b, eps)
 
 
