@@ -394,6 +394,7 @@ def resnet_block(
         written = "null" if time_scale_shift is None else time_scale_shift
         fail(f"resnet_block: time_scale_shift is {written}, expected default or scale_shift")
     _check_block("resnet_block", output_scale_factor, eps)
+    check_all_values("resnet_block", temb=(time, temb))
     settings = {
         "num_groups": num_groups,
         "eps": eps,

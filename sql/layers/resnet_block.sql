@@ -23,7 +23,8 @@ begin atomic
          end,
          case when eps is null or not (eps >= 0 and eps < 'infinity') then
            sql_diffusion.fail(format('resnet_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
-         end;
+         end,
+         sql_diffusion.check_values(temb, 'resnet_block: temb');
   -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
   select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
                                    from (select unnest(shortcut.planes)::float8 as x, unnest(second.planes)::float8 as y) pair),
