@@ -380,8 +380,8 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
     calls, fitting = FITTING[name]
     signatures = session.execute(SIGNATURES, ["sql_diffusion_numpy"]).fetchall()
     session.execute("set statement_timeout = '5s'")
-    # a guess of the picture out of pure noise is 150 times the error of the network
-    tolerance = 4e-3 if name.startswith("ddpm") else 1e-4
+    # a random network's chain of 50 steps multiplies the rounding of the first by ten thousand
+    tolerance = 3e-2 if name.startswith("ddpm") else 1e-4
     # what these add and subtract is of size 1, and may leave next to nothing
     least = 1.0 if name in ("scheduler_step", "add_noise", "predict_original_sample") else 0.0
 

@@ -447,6 +447,8 @@ def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None,
     x = tensor(input, "downsample: input", "channels, height, width")
     if padding not in (0, 1):
         fail(f"downsample: padding is {_number(padding)}, expected 0 or 1")
+    if padding == 0:
+        check_all_values("pad", input=(x, input))
     row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})
     network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(downsample_module.downsample(network, row, activation))
@@ -456,6 +458,7 @@ def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None,
 def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any:
     session.begin(plpy)
     x = tensor(input, "upsample: input", "channels, height, width")
+    check_all_values("interpolate_nearest", input=(x, input))
     row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
     network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(upsample_module.upsample(network, row, activation))
