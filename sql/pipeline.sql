@@ -75,7 +75,7 @@ begin atomic
          join schedule s on s.step = run.step + 1,
          plan,
          lateral (
-           select u.hidden as model_output
+           select sql_diffusion.from_maps(u.hidden) as model_output
            from sql_diffusion.run_plan(plan.steps, run.sample, (s.this).timestep, model) u
            order by u.step desc
            limit 1

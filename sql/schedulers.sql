@@ -71,7 +71,7 @@ return sql_diffusion.check_settings('scheduler', sql_diffusion.scheduler_config(
            ['prediction_type', '"epsilon", "sample" or "v_prediction"', '$ == "epsilon" || $ == "sample" || $ == "v_prediction"'],
            ['thresholding', 'false', '$ == false'],
            ['timestep_spacing', '"leading", "trailing" or "linspace"', '$ == "leading" || $ == "trailing" || $ == "linspace"'],
-           ['steps_offset', 'an integer from 0', '$ >= 0 && $.floor() == $'],
+           ['steps_offset', 'an integer from 0 to 100000', '$ >= 0 && $ <= 100000 && $.floor() == $'],
            ['rescale_betas_zero_snr', 'false', '$ == false'],
            ['set_alpha_to_one', 'a boolean', '$ == true || $ == false']
          ]);
@@ -330,7 +330,7 @@ begin atomic
   select sql_diffusion.check_tensor(sample, 'scheduler_step: sample'),
          sql_diffusion.check_tensor(model_output, 'scheduler_step: model_output'),
          sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample'),
-         case when coalesce(abs((step).original_from_sample) + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
+         case when coalesce(abs((step).original_from_sample)::double precision + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
                             + abs((step).output_coefficient) + abs((step).noise_coefficient), 'infinity') >= 'infinity'
                    or (step).draws_noise is null or not coalesce((step).clip_range >= 0, true) then
            sql_diffusion.fail(format('scheduler_step: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null')))

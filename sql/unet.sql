@@ -438,35 +438,52 @@ comment on function sql_diffusion.time_embedding(double precision, text, text, i
   'How far the diffusion has come, as the network is told it: timestep_embedding, then linear_1, SiLU and linear_2 of the module. '
   'Returns (time embedding channels), which every resnet_block takes. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), appendix B.';
 
-create function sql_diffusion.run_step(step sql_diffusion.plan_step, hidden real[], temb real[], model text) returns real[]
-language sql stable parallel safe
-return case (step).operation
-         when 'conv2d' then
-           sql_diffusion.conv2d_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'stride')::int, ((step).settings ->> 'padding')::int, 'unet')
-         when 'resnet_block' then
-           sql_diffusion.resnet_block(hidden, temb, model, (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision,
-                                      (step).settings ->> 'time_scale_shift', ((step).settings ->> 'output_scale_factor')::double precision)
-         when 'attention_block' then
-           sql_diffusion.attention_block(hidden, model, (step).key, ((step).settings ->> 'heads')::int, ((step).settings ->> 'num_groups')::int,
-                                         ((step).settings ->> 'eps')::double precision, ((step).settings ->> 'output_scale_factor')::double precision)
-         when 'downsample' then sql_diffusion.downsample(hidden, model, (step).key, ((step).settings ->> 'padding')::int)
-         when 'upsample' then sql_diffusion.upsample(hidden, model, (step).key)
-         when 'group_norm_silu' then
-           sql_diffusion.group_norm_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision, true, 'unet')
-         when 'center_input_sample' then
-           (select sql_diffusion.with_shape(array_agg(2::real * element.x - 1::real), sql_diffusion.shape(hidden))
-            from (select unnest(hidden) as x) element)
-         when 'time_embedding' then hidden
-       end;
-comment on function sql_diffusion.run_step(sql_diffusion.plan_step, real[], real[], text) is
-  'Runs one step of a plan: hidden (channels, height, width) and the time embedding go in, the step''s output comes out. '
-  'The step time_embedding leaves hidden as it is.';
-
-create type sql_diffusion.tensor as (value real[]);
-comment on type sql_diffusion.tensor is 'A tensor in a row of its own, so that tensors of different shapes can stand in one array: the skip stack.';
+create function sql_diffusion.run_step(step sql_diffusion.plan_step, hidden sql_diffusion.feature_maps, temb real[], model text) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.conv2d_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'stride')::int, ((step).settings ->> 'padding')::int, 'unet') maps
+  where (step).operation = 'conv2d'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.resnet_block_of_maps(hidden, temb, model, (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision,
+                                          (step).settings ->> 'time_scale_shift', ((step).settings ->> 'output_scale_factor')::double precision, 'unet') maps
+  where (step).operation = 'resnet_block'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.attention_block_of_maps(hidden, model, (step).key, ((step).settings ->> 'heads')::int, ((step).settings ->> 'num_groups')::int,
+                                             ((step).settings ->> 'eps')::double precision, ((step).settings ->> 'output_scale_factor')::double precision, 'unet') maps
+  where (step).operation = 'attention_block'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.downsample_of_maps(hidden, model, (step).key, ((step).settings ->> 'padding')::int, 'unet') maps
+  where (step).operation = 'downsample'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.upsample_of_maps(hidden, model, (step).key, 'unet') maps
+  where (step).operation = 'upsample'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.group_norm_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision, true, 'unet') maps
+  where (step).operation = 'group_norm_silu'
+  union all
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(2::real * element.x - 1::real), (hidden).height * (hidden).width), (hidden).height, (hidden).width) as centered
+        from (select unnest((hidden).planes) as x) element
+        where (step).operation = 'center_input_sample'
+        offset 0) done,
+       lateral (select (done.centered).*) maps
+  where (step).operation = 'center_input_sample'
+  union all
+  select (hidden).planes, (hidden).height, (hidden).width, (hidden).mean, (hidden).variance, (hidden).low, (hidden).high
+  where (step).operation = 'time_embedding';
+end;
+comment on function sql_diffusion.run_step(sql_diffusion.plan_step, sql_diffusion.feature_maps, real[], text) is
+  'Runs one step of a plan: feature maps and the time embedding go in, the step''s output comes out. The step time_embedding leaves them as they are. '
+  'A set of one row, so that the planner puts the queries of all layers in its place, once for a pass.';
 
 create function sql_diffusion.run_plan(plan sql_diffusion.plan_step[], sample real[], timestep double precision, model text)
-  returns table (step int, operation text, key text, hidden real[])
+  returns table (step int, operation text, key text, hidden sql_diffusion.feature_maps)
 language sql stable parallel safe rows 60
 set jit = off
 set enable_memoize = off                            -- which would hash and keep every tensor
@@ -479,20 +496,23 @@ begin atomic
     where p.operation = 'time_embedding'
   ),
   run (step, operation, key, hidden, skips) as (
-    select 0, null::text, null::text, sample, '{}'::sql_diffusion.tensor[]
+    select 0, null::text, null::text, sql_diffusion.to_maps(sql_diffusion.fold(flat.elements, size.height * size.width), size.height, size.width), '{}'::sql_diffusion.feature_maps[]
+    from (select array_length(sample, 2) as height, array_length(sample, 3) as width) size,
+         lateral (select array_agg(element) as elements from (select unnest(sample) as element) elements) flat
     union all
     select p.step, p.operation, p.key, output.hidden,
-           case when p.pushes then taken.skips || row(output.hidden)::sql_diffusion.tensor else taken.skips end
+           case when p.pushes then taken.skips || output.hidden else taken.skips end
     from run
          join lateral unnest(plan[run.step + 1 : run.step + 1]) p on true,
          temb,
          lateral (
-           select case when p.pops then run.hidden || (run.skips[cardinality(run.skips)]).value else run.hidden end as hidden,
+           select case when p.pops then sql_diffusion.join_maps(run.hidden, run.skips[cardinality(run.skips)]) else run.hidden end as hidden,
                   case when p.pops then trim_array(run.skips, 1) else run.skips end as skips
            offset 0
          ) taken,
          lateral (
-           select sql_diffusion.run_step(p, taken.hidden, temb.value, model) as hidden
+           select o as hidden
+           from sql_diffusion.run_step(p, taken.hidden, temb.value, model) o
            offset 0
          ) output
   )
@@ -501,7 +521,7 @@ begin atomic
   where r.step > 0;
 end;
 comment on function sql_diffusion.run_plan(sql_diffusion.plan_step[], real[], double precision, text) is
-  'Folds the steps of a plan over a sample (channels, height, width): each row is a step''s output, what it leaves for the next one. '
+  'Folds the steps of a plan over a sample (channels, height, width): each row is a step''s output, the feature maps that it leaves for the next one. '
   'The skip stack is an array beside it.';
 
 create function sql_diffusion.check_sample(sample real[], name text, config jsonb) returns boolean
@@ -525,8 +545,8 @@ end;
 comment on function sql_diffusion.check_sample(real[], text, jsonb) is
   'True for a tensor (channels, height, width) that the U-Net of this configuration takes, otherwise an error (22023) that calls it by this name.';
 
-create function sql_diffusion.unet_steps(sample real[], timestep double precision, model text)
-  returns table (step int, operation text, key text, hidden real[])
+create function sql_diffusion.run_unet(sample real[], timestep double precision, model text)
+  returns table (step int, operation text, key text, hidden sql_diffusion.feature_maps)
 language sql stable parallel safe rows 60
 begin atomic
   select sql_diffusion.check_model(model);
@@ -538,14 +558,24 @@ begin atomic
   select r.step, r.operation, r.key, r.hidden
   from sql_diffusion.run_plan((select array_agg(p order by p.step) from sql_diffusion.unet_plan(model) p), sample, timestep, model) r;
 end;
+comment on function sql_diffusion.run_unet(real[], double precision, text) is
+  'unet_steps with feature maps, as they go from step to step.';
+
+create function sql_diffusion.unet_steps(sample real[], timestep double precision, model text)
+  returns table (step int, operation text, key text, hidden real[])
+language sql stable parallel safe rows 60
+begin atomic
+  select r.step, r.operation, r.key, sql_diffusion.from_maps(r.hidden)
+  from sql_diffusion.run_unet(sample, timestep, model) r;
+end;
 comment on function sql_diffusion.unet_steps(real[], double precision, text) is
   'A pass of a model''s U-Net, one row a step with its output, so that every hidden tensor can be looked at. The last row is what unet returns.';
 
 create function sql_diffusion.unet(sample real[], timestep double precision, model text) returns real[]
 language sql stable parallel safe
 begin atomic
-  select r.hidden
-  from sql_diffusion.unet_steps(sample, timestep, model) r
+  select sql_diffusion.from_maps(r.hidden)
+  from sql_diffusion.run_unet(sample, timestep, model) r
   order by r.step desc
   limit 1;
 end;

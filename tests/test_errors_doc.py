@@ -86,7 +86,9 @@ def numpy_session(numpy_database: str) -> Iterator[psycopg.Connection]:
         own.execute("select ddpm_generate(1, num_inference_steps => 1)")
         yield own
         own.rollback()
-        own.execute("do language plpython3u $$import shutil; shutil.rmtree('pg_stat_tmp/sql_diffusion', ignore_errors=True)$$")
+        own.execute(
+            "do language plpython3u $$import shutil; shutil.rmtree('pg_stat_tmp/sql_diffusion', ignore_errors=True)$$"
+        )
 
 
 @pytest.mark.parametrize(("check", "status"), FOUND)

@@ -380,8 +380,8 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
     calls, fitting = FITTING[name]
     signatures = session.execute(SIGNATURES, ["sql_diffusion_numpy"]).fetchall()
     session.execute("set statement_timeout = '5s'")
-    # a random network's chain of 50 steps multiplies the rounding of the first by ten thousand
-    tolerance = 3e-2 if name.startswith("ddpm") else 1e-4
+    # a guess of the picture out of pure noise is 150 times the error of the network
+    tolerance = 4e-3 if name.startswith("ddpm") else 1e-4
     # what these add and subtract is of size 1, and may leave next to nothing
     least = 1.0 if name in ("scheduler_step", "add_noise", "predict_original_sample") else 0.0
 
@@ -398,6 +398,9 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
             arguments[argument] = data.draw(
                 odd_step_counts if argument == "num_inference_steps" and "seed" in arguments else ODD[types[argument]]
             )
+        # the 50 steps of ddim with a random network multiply the rounding of the first without end
+        if name.startswith("ddpm") and not arguments["timesteps"] and not arguments["num_inference_steps"]:
+            arguments["num_inference_steps"] = 3
         in_sql, in_numpy = (
             call(session, schema, name, types, arguments) for schema in ("sql_diffusion", "sql_diffusion_numpy")
         )

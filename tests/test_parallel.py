@@ -12,8 +12,9 @@ from reference import relative_error
 # Layers of the bundled model, packed, at the size where its network has them: pixels, output channels and heads are shared out.
 LAYERS = {
     "convolution": (
-        "sql_diffusion.conv2d_module(sql_diffusion.randn(1, '{48,64,64}'), 'butterflies', 'unet', "
-        "'up_blocks.3.resnets.0.conv1', 1, 1, 'test')"
+        "(select sql_diffusion.from_maps(output) from sql_diffusion.conv2d_module("
+        "sql_diffusion.to_maps(sql_diffusion.randn(1, '{48,64,64}'), 64, 64), "
+        "'butterflies', 'unet', 'up_blocks.3.resnets.0.conv1', 1, 1, 'test') output)"
     ),
     "resnet block": (
         "sql_diffusion.resnet_block(sql_diffusion.randn(1, '{48,64,64}'), sql_diffusion.randn(2, '{64}'), 'butterflies', "
@@ -55,9 +56,9 @@ def test_workers_change_nothing(connection: psycopg.Connection, layer: str) -> N
 def test_the_planner_gives_shares_to_workers(connection: psycopg.Connection) -> None:
     connection.execute("set local max_parallel_workers_per_gather = 2")
     for function in (
-        "attention_heads(null, null, null, 8, s.share, s.share)",
-        "conv2d_channels(null, s.share, s.share, 1, 1, 1, null, null, 'test')",
-        "conv2d_packed(null, null, 1, null, null, 1, s.share, s.share)",
+        "attention_heads_packed(null, null, null, 8, s.share, s.share)",
+        "conv2d_channels(null, s.share, s.share, 1, 1, 1, 1, null, null, 'test')",
+        "conv2d_packed(null, s.share, s.share)",
     ):
         query = f"explain (costs off) select sql_diffusion.{function} from sql_diffusion.shares s"
         plan = "\n".join(row[0] for row in connection.execute(query.encode()))

@@ -458,7 +458,7 @@ def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None,
 def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any:
     session.begin(plpy)
     x = tensor(input, "upsample: input", "channels, height, width")
-    check_all_values("interpolate_nearest", input=(x, input))
+    check_all_values("upsample", input=(x, input))
     row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
     network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
     return _finish(upsample_module.upsample(network, row, activation))

@@ -9,19 +9,74 @@ return (
 comment on function sql_diffusion.attention_heads(real[], real[], real[], int, int, int) is
   'Attention of the heads first to last, each so many features: query, key and value (channels, pixels) to (channels of these heads, pixels).';
 
-create function sql_diffusion.attention_heads_parallel(query real[], key real[], value real[], features int)
-returns table (share int, planes real[])
-language sql immutable parallel safe rows 16
+create function sql_diffusion.attention_heads_packed(
+  query sql_diffusion.convolution, key sql_diffusion.convolution, value sql_diffusion.convolution, features int, first int, last int
+) returns real[]
+language sql stable parallel safe cost 1000000
+set jit = off
+return sql_diffusion.attention_heads((sql_diffusion.conv2d_packed(query, (first - 1) * features + 1, last * features)).planes,
+                                     (sql_diffusion.conv2d_packed(attention_heads_packed.key, (first - 1) * features + 1, last * features)).planes,
+                                     (sql_diffusion.conv2d_packed(value, (first - 1) * features + 1, last * features)).planes, features, 1, last - first + 1);
+comment on function sql_diffusion.attention_heads_packed(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int, int, int) is
+  'attention_heads of what three convolutions are going to give.';
+
+create function sql_diffusion.attention_heads_parallel(
+  query sql_diffusion.convolution, key sql_diffusion.convolution, value sql_diffusion.convolution, features int
+) returns table (share int, planes real[])
+language sql stable parallel safe rows 16
 set jit = off
 begin atomic
   select s.share,
-         sql_diffusion.attention_heads(query, attention_heads_parallel.key, value, features,
-                                       sql_diffusion.share_first(s.share, array_length(query, 1) / features),
-                                       sql_diffusion.share_last(s.share, array_length(query, 1) / features)) as planes
-  from sql_diffusion.shares s;
+         sql_diffusion.attention_heads_packed(query, attention_heads_parallel.key, value, features,
+                                              sql_diffusion.share_first(s.share, (query).out_channels / features),
+                                              sql_diffusion.share_last(s.share, (query).out_channels / features)) as planes
+  from sql_diffusion.shares s
+  where sql_diffusion.share_first(s.share, (query).out_channels / features) <= sql_diffusion.share_last(s.share, (query).out_channels / features);
 end;
-comment on function sql_diffusion.attention_heads_parallel(real[], real[], real[], int) is
-  'attention_heads of all heads, by several processes where the server allows it (sql/parallel.sql).';
+comment on function sql_diffusion.attention_heads_parallel(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int) is
+  'attention_heads_packed of all heads, by several processes where the server allows it (sql/parallel.sql).';
+
+create function sql_diffusion.attention_block_of_maps(
+  input sql_diffusion.feature_maps, model text, key text, heads int, num_groups int, eps double precision, output_scale_factor double precision, component text
+) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  -- Pixels are tokens: a linear layer of tokens is a 1x1 convolution of (channels, height, width), and a head is a run of channels.
+  select output.planes, output.height, output.width, output.mean, output.variance, output.low, output.high
+  from (select case when p.weight is not null and (heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0) then
+                 sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),
+                                           array_length(p.weight, 1), attention_block_of_maps.key))
+               end as refused
+        from (values (1)) one
+             left join sql_diffusion.parameters p
+             on p.model = attention_block_of_maps.model and p.component = attention_block_of_maps.component and p.key = attention_block_of_maps.key || '.to_q'
+        offset 0) heads_check
+       left join lateral (select norm
+                          from sql_diffusion.group_norm_of_module(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block') norm
+                          where num_groups is not null and heads_check.refused is null
+                          offset 0) hidden
+       on true,
+       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) q,
+       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) k,
+       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) v,
+       lateral (select case
+                       when q.layer is null or k.layer is null or v.layer is null
+                       then (select sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, 1, heads)
+                             from sql_diffusion.conv2d_module(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) query,
+                                  sql_diffusion.conv2d_module(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) keys,
+                                  sql_diffusion.conv2d_module(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) value)
+                       when heads * ((input).height * (input).width)::bigint ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q) > 12000000
+                       then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
+                             from sql_diffusion.attention_heads_parallel(q, k, v, q.out_channels / heads) h)
+                       else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, 1, heads)
+                       end as planes offset 0) attended,
+       lateral (select sql_diffusion.to_maps(attended.planes, (input).height, (input).width) as maps offset 0) described,
+       sql_diffusion.conv2d_module(described.maps, model, component, key || '.to_out.0', 1, 0, 'attention_block', residual => (input).planes,
+                                   output_scale => 1 / output_scale_factor) output
+  offset 0;
+end;
+comment on function sql_diffusion.attention_block_of_maps(sql_diffusion.feature_maps, text, text, int, int, double precision, double precision, text) is
+  'attention_block of feature maps, without the checks of its settings but for heads. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.attention_block(
   input real[],
@@ -44,31 +99,9 @@ begin atomic
          case when eps is null or not (eps >= 0 and eps < 'infinity') then
            sql_diffusion.fail(format('attention_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
-  select case when heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0 then
-           sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),
-                                     array_length(p.weight, 1), attention_block.key))
-         end
-  from sql_diffusion.parameters p
-  where p.model = attention_block.model and p.component = attention_block.component and p.key = attention_block.key || '.to_q';
-  -- Pixels are tokens: a linear layer of tokens is a 1x1 convolution of (channels, height, width), and a head is a run of channels.
-  select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
-                                   from (select unnest(input)::float8 as x,
-                                                unnest(sql_diffusion.conv2d_module_planes(
-                                                         attended.planes, size.height, size.width,
-                                                         model, component, key || '.to_out.0', 1, 0, 'attention_block'))::float8 as y) pair),
-                                  sql_diffusion.shape(input))
-  from (select array_length(input, 2) as height, array_length(input, 3) as width offset 0) size,
-       lateral (select case when num_groups is not null
-                       then sql_diffusion.group_norm_module_statistics(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block')
-                       end as norm offset 0) hidden,
-       lateral (select sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) as q,
-                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) as k,
-                       sql_diffusion.conv2d_module_planes(input, size.height, size.width, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) as v offset 0) token,
-       lateral (select case when heads * (size.height * size.width)::bigint ^ 2 > 20000
-                       then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
-                             from sql_diffusion.attention_heads_parallel(token.q, token.k, token.v, array_length(token.q, 1) / heads) h)
-                       else sql_diffusion.attention_heads(token.q, token.k, token.v, array_length(token.q, 1) / heads, 1, heads)
-                       end as planes offset 0) attended;
+  select sql_diffusion.from_maps(output)
+  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+       sql_diffusion.attention_block_of_maps(given.maps, model, key, heads, num_groups, eps, output_scale_factor, component) output;
 end;
 comment on function sql_diffusion.attention_block(real[], text, text, int, int, double precision, double precision, text) is
   'Self-attention among the pixels with a residual, diffusers'' Attention: group_norm (none where num_groups is NULL), to_q, to_k and to_v, scaled_dot_product_attention '

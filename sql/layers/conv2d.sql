@@ -79,85 +79,105 @@ comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
   'The slots from one row of an image to the next. One gap of zeros serves as the padding at the end of a row and at the start of the next.';
 
 create function sql_diffusion.conv2d_channels(
-  input real[], first int, last int, height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+  input real[], first int, last int, height int, width int, scale_factor int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
 ) returns numeric[]
 language sql immutable parallel safe cost 1000000
 set jit = off
 set enable_memoize = off
 return (
   select array_agg((case
-                    when octet_length(flat.digits) <> 16 * height * width - 8
+                    when octet_length(flat.digits) <> 16 * height * width * scale_factor - 8
                     then sql_diffusion.fail(name || ' holds null elements')::text
-                    when row_stride = width
+                    when row_stride = width and scale_factor = 1
                     then encode(flat.digits, 'escape')
-                    else (select encode(string_agg(substring(flat.digits from line for 16 * width - 8), gap.zeros), 'escape')
-                          from (select generate_series(1, 16 * width * height, 16 * width) as line) lines)
+                    else (select encode(string_agg(substring(flat.digits from 16 * width * scale_factor * (y / scale_factor) + 1 for 16 * width * scale_factor - 8), gap.zeros), 'escape')
+                          from (select generate_series(0, height * scale_factor - 1) as y) lines)
                     end)::numeric order by c)
-  from (select convert_to(repeat('0', 16 * (row_stride - width) + 8), 'SQL_ASCII') as zeros offset 0) gap,
+  from (select convert_to(repeat('0', 16 * (row_stride - width * scale_factor) + 8), 'SQL_ASCII') as zeros offset 0) gap,
        generate_series(first, last) c,
-       lateral (select factors[c] as factor, (norm).scale[c] as scale, (norm).shift[c] as shift, coalesce((norm).with_silu, false) as with_silu offset 0) channel,
-       lateral (select convert_to(case
-                                  when channel.scale is null
-                                  then (select array_to_string(array_agg((pixel * channel.factor)::int + 55000000), '00000000')
-                                        from (select unnest(input[c:c]) as pixel) pixels)
-                                  when channel.with_silu
-                                  then (select array_to_string(array_agg((y / 2 * (1 + tanh(y / 2)) * channel.factor)::int + 55000000), '00000000')
-                                        from (select unnest(input[c:c]) * channel.scale + channel.shift as y offset 0) normalized)
-                                  else (select array_to_string(array_agg(((pixel * channel.scale + channel.shift) * channel.factor)::int + 55000000), '00000000')
-                                        from (select unnest(input[c:c]) as pixel) pixels)
+       lateral (select factors[c] as factor, (norm).scale[c] / 2 as scale, (norm).shift[c] / 2 as shift, coalesce((norm).with_silu, false) as with_silu offset 0) channel,
+       lateral (select case
+                       when channel.scale is null
+                       then (select array_agg((pixel * channel.factor)::int + 55000000)
+                             from (select unnest(input[c:c]) as pixel) pixels)
+                       -- silu is y/2 (1 + tanh(y/2)): tanh cannot overflow, as the exp of a sigmoid would
+                       when channel.with_silu
+                       then (select array_agg((half * (1 + tanh(half)) * channel.factor)::int + 55000000)
+                             from (select unnest(input[c:c]) * channel.scale + channel.shift as half offset 0) normalized)
+                       else (select array_agg(((pixel * channel.scale + channel.shift) * 2 * channel.factor)::int + 55000000)
+                             from (select unnest(input[c:c]) as pixel) pixels)
+                       end as integers offset 0) written,
+       lateral (select convert_to(case when scale_factor = 1
+                                  then array_to_string(written.integers, '00000000')
+                                  else (select string_agg(array_to_string(array_fill(pixel, array[scale_factor]), '00000000'), '00000000')
+                                        from (select unnest(written.integers) as pixel) pixels)
                                   end, 'SQL_ASCII') as digits offset 0) flat);
-comment on function sql_diffusion.conv2d_channels(real[], int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
-  'Channels first to last of an input as big numbers, normalized on the way where norm is not NULL. factors: the units to the value 1, for each channel.';
+comment on function sql_diffusion.conv2d_channels(real[], int, int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
+  'Channels first to last of an input, planes of height * width, as big numbers: normalized on the way where norm is not NULL, every pixel as a square of scale_factor pixels. '
+  'factors: the units to the value 1, for each channel.';
 
 create function sql_diffusion.conv2d_channels_parallel(
-  input real[], height int, width int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+  input real[], height int, width int, scale_factor int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
 ) returns table (share int, planes numeric[])
 language sql immutable parallel safe rows 16
 set jit = off
 begin atomic
   select s.share,
          sql_diffusion.conv2d_channels(input, sql_diffusion.share_first(s.share, array_length(input, 1)), sql_diffusion.share_last(s.share, array_length(input, 1)),
-                                       height, width, row_stride, factors, norm, name) as planes
-  from sql_diffusion.shares s;
+                                       height, width, scale_factor, row_stride, factors, norm, name) as planes
+  from sql_diffusion.shares s
+  where sql_diffusion.share_first(s.share, array_length(input, 1)) <= sql_diffusion.share_last(s.share, array_length(input, 1));
 end;
-comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int, double precision[], sql_diffusion.normalization, text) is
+comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int, int, double precision[], sql_diffusion.normalization, text) is
   'conv2d_channels of all channels, by several processes where the server allows it (sql/parallel.sql).';
 
+create type sql_diffusion.conv2d_operands as (
+  planes  numeric[],
+  rest    numeric,
+  unit    double precision,
+  slots   int[],
+  height  int,
+  width   int
+);
+comment on type sql_diffusion.conv2d_operands is
+  'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
+  'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
+  'begins, row by row. height, width: of the output.';
+
 create function sql_diffusion.conv2d_operands(
-  input real[], height int, width int, largest double precision[], norm sql_diffusion.normalization,
-  kernel_height int, kernel_width int, stride int, padding int, name text,
-  out planes numeric[], out rest numeric, out unit double precision, out slots int[]
-)
-language sql immutable parallel safe
-set jit = off
-set enable_memoize = off
-return (
-  select (image.planes || -55000000 * constant.ones,
-          constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
-                                                    - 55000000::numeric * size.channels * constant.ones),
-          1 / (fixed.unit * size.tap_unit),
-          output.slots)
-  from (select array_length(input, 1) as channels,
-               height,
-               width,
-               sql_diffusion.conv2d_row_stride(width, kernel_width, padding) as row_stride,
-               sql_diffusion.conv2d_tap_unit(array_length(input, 1) * kernel_height * kernel_width) as tap_unit offset 0) size,
+  input sql_diffusion.feature_maps, largest double precision[], norm sql_diffusion.normalization,
+  kernel_height int, kernel_width int, stride int, padding int, scale_factor int, name text
+) returns setof sql_diffusion.conv2d_operands
+language sql immutable parallel safe rows 1
+begin atomic
+  select image.planes || -55000000 * constant.ones,
+         constant.half - 5500000 * constant.box * ((select sum(number) from (select unnest(image.planes) as number) numbers)
+                                                   - 55000000::numeric * size.channels * constant.ones),
+         1 / (fixed.unit * size.tap_unit),
+         output.slots,
+         shape.height,
+         shape.width
+  from (select cardinality((input).mean) as channels,
+               (input).height * scale_factor as height,
+               (input).width * scale_factor as width,
+               sql_diffusion.conv2d_row_stride((input).width * scale_factor, kernel_width, padding) as row_stride,
+               sql_diffusion.conv2d_tap_unit(cardinality((input).mean) * kernel_height * kernel_width) as tap_unit offset 0) size,
        lateral (select case when not max(channel.size) < 'infinity'
                        then sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        else coalesce(least(44999999 / nullif(max(channel.size), 0),
                                            4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
                        end as unit
-                from (select largest[c] * case when norm is null then (select max(abs(pixel)) from (select unnest(input[c:c]) as pixel) pixels) else (norm).size[c] end as size
-                      from generate_series(1, size.channels) c offset 0) channel offset 0) fixed,
+                from (select own.largest * coalesce(own.size, greatest(-own.low, own.high)) as size
+                      from unnest(largest, (norm).size, (input).low, (input).high) own (largest, size, low, high)) channel offset 0) fixed,
        lateral (select array_agg(l * fixed.unit) as factors
                 from (select unnest(largest) as l) channels offset 0) scaled,
-       -- starting a worker takes some milliseconds, a pixel a fifth of a microsecond
-       lateral (select case when cardinality(input) > 90000
+       -- starting a worker takes some four milliseconds, and bringing the numbers home as long; these are nanoseconds
+       lateral (select case when cardinality((input).planes)::bigint * case when (norm).with_silu then 300 else 150 end > 30000000
                        then (select array_agg(number)
                              from (select unnest(c.planes) as number
-                                   from sql_diffusion.conv2d_channels_parallel(input, size.height, size.width, size.row_stride, scaled.factors, norm, name) c
+                                   from sql_diffusion.conv2d_channels_parallel((input).planes, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name) c
                                    order by c.share) numbers)
-                       else sql_diffusion.conv2d_channels(input, 1, size.channels, size.height, size.width, size.row_stride, scaled.factors, norm, name)
+                       else sql_diffusion.conv2d_channels((input).planes, 1, size.channels, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name)
                        end as planes offset 0) image,
        lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
                             16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
@@ -169,45 +189,57 @@ return (
        lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
                        (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape,
        lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
-                from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output);
-comment on function sql_diffusion.conv2d_operands(real[], int, int, double precision[], sql_diffusion.normalization, int, int, int, int, text) is
-  'What an input of shape (channels, height, width), or (channels, height * width), brings to its convolution; norm is what is done to its pixels first, NULL for nothing. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most '
-  'significant end, and the last for the offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits '
-  'of the sum each output pixel begins, row by row. The name opens the message where the input is not finite.';
+                from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output
+  offset 0;
+end;
+comment on function sql_diffusion.conv2d_operands(sql_diffusion.feature_maps, double precision[], sql_diffusion.normalization, int, int, int, int, int, text) is
+  'What an input brings to its convolution; norm is what is done to its pixels first, NULL for nothing, and scale_factor how many times as high and wide it is made by repeating them. '
+  'The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_plane(
-  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real
-) returns setof real[]
+  kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real, residual real[], output_scale double precision
+) returns table (pixels real[], mean double precision, variance double precision, low double precision, high double precision)
 language sql immutable parallel safe rows 1
 begin atomic
-  select plane.pixels
+  select plane.pixels, plane.mean, plane.variance, plane.low, plane.high
   from (select sum(kernel * plane) as number
         from (select unnest(kernels) as kernel, unnest(planes) as plane) pair offset 0) total,
        lateral (select convert_to((total.number + rest)::text, 'SQL_ASCII') as digits,
                        -- what is too small for a real goes to 0 in the sum with 1e-29; the cast would raise an underflow
-                       coalesce(bias, 0) + 1e-29 as shift offset 0) product,
-       lateral (select array_agg(((encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * unit + product.shift - 1e-29)::real) as pixels
-                from (select unnest(slots) as slot) slot offset 0) plane;
+                       coalesce(bias, 0) + 1e-29 as shift,
+                       1e-29 * output_scale as least,
+                       unit,
+                       output_scale offset 0) product,
+       lateral (select array_agg(pixel) as pixels, avg(pixel::float8) as mean, var_pop(pixel::float8) as variance, min(pixel)::float8 as low, max(pixel)::float8 as high
+                from (select (((encode(substring(product.digits from own.slot for 16), 'escape')::bigint - 5000000000000000) * product.unit + product.shift
+                               + coalesce(own.residual, 0)) * product.output_scale - product.least)::real as pixel
+                      from (select unnest(slots) as slot, unnest(residual) as residual) own offset 0) pixel offset 0) plane;
 end;
-comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real) is
-  'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
+comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, double precision, int[], real, real[], double precision) is
+  'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns, and its statistics; the residual, of the same shape or NULL, is '
+  'added, and the sum multiplied by output_scale. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_numbers(
-  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null
-) returns real[]
+  input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
+  residual real[] default null, output_scale double precision default 1
+) returns sql_diffusion.feature_maps
 language sql immutable parallel safe
 set jit = off
 set enable_memoize = off
 return (
-  select array_agg(plane order by kernel.out_channel)
+  select row(array_agg(plane.pixels order by kernel.out_channel), max(operand.height), max(operand.width),
+             array_agg(plane.mean order by kernel.out_channel), array_agg(plane.variance order by kernel.out_channel),
+             array_agg(plane.low order by kernel.out_channel), array_agg(plane.high order by kernel.out_channel))::sql_diffusion.feature_maps
   from (select coalesce(array_length(weight, 3), 1) as kernel_height,
                coalesce(array_length(weight, 4), 1) as kernel_width,
                sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
-       sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, name) operand,
-       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride(width, layer.kernel_width, padding)) kernel,
-       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel]) plane);
-comment on function sql_diffusion.conv2d_numbers(real[], int, int, real[], real[], int, int, text, sql_diffusion.normalization) is
-  'conv2d without its checks, for planes that fit in a number (conv2d_rows) and a padding smaller than the kernel, of (channels, height * width) to (channels, height * width); a weight of shape (out, in) is a 1x1 kernel. The name opens the message where the input is not finite.';
+       sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, 1, name) operand,
+       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride((input).width, layer.kernel_width, padding)) kernel,
+       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel],
+                                  residual[kernel.out_channel:kernel.out_channel], output_scale) plane);
+comment on function sql_diffusion.conv2d_numbers(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
+  'conv2d without its checks, for planes that fit in a number (conv2d_rows) and a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. norm is done to the input first, '
+  'the residual (out, height * width) is added, and the sum multiplied by output_scale. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d_rows(width int, kernel_height int, kernel_width int, stride int, padding int) returns int
 language sql immutable strict parallel safe
@@ -217,40 +249,48 @@ comment on function sql_diffusion.conv2d_rows(int, int, int, int, int) is
   'The rows of output that one number has room for: a numeric has at most 131072 digits before its point, which are 8192 slots.';
 
 create function sql_diffusion.conv2d_core(
-  input real[], height int, width int, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null
-) returns real[]
+  input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
+  residual real[] default null, output_scale double precision default 1
+) returns sql_diffusion.feature_maps
 language sql immutable parallel safe
 set jit = off
 set enable_memoize = off
 return (
   select case
-         when output.height <= sql_diffusion.conv2d_rows(conv2d_core.width, kernel.height, kernel.width, stride, padding)
-         then sql_diffusion.conv2d_numbers(input, conv2d_core.height, conv2d_core.width, weight, bias, stride, padding, name, norm)
+         when output.height <= sql_diffusion.conv2d_rows((input).width, kernel.height, kernel.width, stride, padding)
+         then sql_diffusion.conv2d_numbers(input, weight, bias, stride, padding, name, norm, residual, output_scale)
          when output.rows < 1
-         then array[sql_diffusion.fail(format('%s is %s wide, expected less than %s for a kernel %s high', name, conv2d_core.width, 8191 / (2 * kernel.height - 1), kernel.height),
-                                       errcode => '0A000')::int]
+         then row(array[sql_diffusion.fail(format('%s is %s wide, expected less than %s for a kernel %s high', name, (input).width, 8191 / (2 * kernel.height - 1), kernel.height),
+                                           errcode => '0A000')::int], null, null, null, null, null, null)::sql_diffusion.feature_maps
          else
            -- a large image, in bands of rows
-           (select sql_diffusion.fold(array_agg(pixel.element), output.height * output.width)
-            from (select unnest(band.planes[o:o]) as element
-                  from generate_series(1, array_length(weight, 1)) o,
-                       (select start,
-                               sql_diffusion.conv2d_numbers(lines.image, array_length(lines.image, 2), conv2d_core.width + 2 * padding, weight, bias, stride, 0, name) as planes
-                        from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element) from (select unnest(case when norm is null then input else sql_diffusion.group_norm_planes(input, norm) end) as element) elements),
-                                                                                array[array_length(input, 1), conv2d_core.height, conv2d_core.width]),
-                                                       padding, padding, padding, padding) as image offset 0) padded,
-                             generate_series(0, output.height - 1, output.rows) start,
-                             lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
-                        offset 0) band
-                  order by o, band.start) pixel)
+           (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(((pixel.element + coalesce(pixel.residual::float8, 0)) * output_scale + 1e-29 - 1e-29)::real), output.height * output.width),
+                                         output.height, output.width)
+            from (select unnest((select array_agg(pixel.element)
+                                 from (select unnest((band.maps).planes[o:o]) as element
+                                       from generate_series(1, array_length(weight, 1)) o,
+                                            (select start,
+                                                    sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image, array_length(lines.image, 2), array_length(lines.image, 3)),
+                                                                                 weight, bias, stride, 0, name) as maps
+                                             from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
+                                                                                                      from (select unnest(case when norm is null then (input).planes
+                                                                                                                               else sql_diffusion.group_norm_planes((input).planes, norm)
+                                                                                                                          end) as element) elements),
+                                                                                                     array[array_length((input).planes, 1), (input).height, (input).width]),
+                                                                            padding, padding, padding, padding) as image offset 0) padded,
+                                                  generate_series(0, output.height - 1, output.rows) start,
+                                                  lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
+                                             offset 0) band
+                                       order by o, band.start) pixel)) as element,
+                         unnest(residual) as residual) pixel)
          end
   from (select coalesce(array_length(weight, 3), 1) as height, coalesce(array_length(weight, 4), 1) as width offset 0) kernel,
-       lateral (select (conv2d_core.height + 2 * padding - kernel.height) / stride + 1 as height,
-                       (conv2d_core.width + 2 * padding - kernel.width) / stride + 1 as width,
-                       sql_diffusion.conv2d_rows(conv2d_core.width + 2 * padding, kernel.height, kernel.width, stride, 0) as rows offset 0) output);
-comment on function sql_diffusion.conv2d_core(real[], int, int, real[], real[], int, int, text, sql_diffusion.normalization) is
-  'conv2d without its checks, for a padding smaller than the kernel, of (channels, height * width) or (channels, height, width) to (channels, height * width); a weight of shape '
-  '(out, in) is a 1x1 kernel. norm is done to the input first. The name opens the message where the input is not finite.';
+       lateral (select ((input).height + 2 * padding - kernel.height) / stride + 1 as height,
+                       ((input).width + 2 * padding - kernel.width) / stride + 1 as width,
+                       sql_diffusion.conv2d_rows((input).width + 2 * padding, kernel.height, kernel.width, stride, 0) as rows offset 0) output);
+comment on function sql_diffusion.conv2d_core(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
+  'conv2d without its checks, for a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. norm is done to the input first, the residual (out, height * width) is '
+  'added, and the sum multiplied by output_scale. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],
@@ -289,14 +329,11 @@ begin atomic
          sql_diffusion.check_values(weight, 'conv2d: weight'),
          sql_diffusion.check_values(bias, 'conv2d: bias');
   -- the method takes a padding smaller than the kernel; more is added beforehand
-  select sql_diffusion.with_shape(array_agg(element), array[array_length(weight, 1),
-                                                            (array_length(input, 2) + 2 * padding - array_length(weight, 3)) / stride + 1,
-                                                            (array_length(input, 3) + 2 * padding - array_length(weight, 4)) / stride + 1])
-  from (select unnest(sql_diffusion.conv2d_core(
-                        case when ready.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end,
-                        array_length(input, 2) + 2 * (conv2d.padding - ready.inside), array_length(input, 3) + 2 * (conv2d.padding - ready.inside),
-                        weight, bias, stride, ready.inside, 'conv2d: input')) as element
-        from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) ready) elements;
+  select sql_diffusion.from_maps(sql_diffusion.conv2d_core(sql_diffusion.to_maps(ready.image, array_length(ready.image, 2), array_length(ready.image, 3)),
+                                                           weight, bias, stride, ready.inside, 'conv2d: input'))
+  from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) room,
+       lateral (select room.inside,
+                       case when room.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end as image offset 0) ready;
 end;
 comment on function sql_diffusion.conv2d(real[], real[], real[], int, int) is
   '2-D convolution (cross-correlation, as torch.nn.functional.conv2d): input (in, height, width), weight (out, in, kernel height, kernel width), bias (out) or NULL '

@@ -9,8 +9,8 @@ create type sql_diffusion.normalization as (
 comment on type sql_diffusion.normalization is
   'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
 
-create function sql_diffusion.group_norm_statistics(
-  input real[], num_groups int, weight real[], bias real[], eps double precision, with_silu boolean
+create function sql_diffusion.group_norm_of_maps(
+  input sql_diffusion.feature_maps, num_groups int, weight real[], bias real[], eps double precision, with_silu boolean
 ) returns sql_diffusion.normalization
 language sql immutable parallel safe
 set jit = off
@@ -20,16 +20,14 @@ return (
              array_agg(case when with_silu then greatest(silu.at_low, silu.at_high, silu.at_bottom) else greatest(-affine.low, affine.high) end order by channel),
              with_silu)::sql_diffusion.normalization
   -- the variance of a group is the mean of its channels' variances and the variance of their means
-  from (select channel, own.low, own.high,
+  from (select own.channel, own.low, own.high, own.weight, own.bias,
                avg(own.mean) over same_group as mean,
                avg(own.variance) over same_group + var_pop(own.mean) over same_group as variance
-        from generate_series(1, array_length(input, 1)) channel,
-             lateral (select avg(element) as mean, var_pop(element) as variance, min(element) as low, max(element) as high
-                      from (select unnest(input[channel:channel])::float8 as element) elements) own
-        window same_group as (partition by (channel - 1) / (array_length(input, 1) / num_groups))) statistics,
-       lateral (select coalesce(weight[channel], 1) / sqrt(statistics.variance + eps) as factor offset 0) scaled,
+        from unnest((input).mean, (input).variance, (input).low, (input).high, weight, bias) with ordinality as own (mean, variance, low, high, weight, bias, channel)
+        window same_group as (partition by (own.channel - 1) / (cardinality((input).mean) / num_groups))) statistics,
+       lateral (select coalesce(statistics.weight, 1) / sqrt(statistics.variance + eps) as factor offset 0) scaled,
        lateral (select scaled.factor as scale,
-                       coalesce(bias[channel], 0) - statistics.mean * scaled.factor as shift offset 0) own,
+                       coalesce(statistics.bias, 0) - statistics.mean * scaled.factor as shift offset 0) own,
        lateral (select own.scale,
                        own.shift,
                        least(statistics.low * own.scale, statistics.high * own.scale) + own.shift as low,
@@ -38,7 +36,7 @@ return (
        lateral (select abs(affine.low / 2 * (1 + tanh(affine.low / 2))) as at_low,
                        abs(affine.high / 2 * (1 + tanh(affine.high / 2))) as at_high,
                        case when affine.low < -1.2784645 and affine.high > -1.2784645 then 0.2784646 end as at_bottom) silu);
-comment on function sql_diffusion.group_norm_statistics(real[], int, real[], real[], double precision, boolean) is
+comment on function sql_diffusion.group_norm_of_maps(sql_diffusion.feature_maps, int, real[], real[], double precision, boolean) is
   'What group_norm is to do to each channel of this input. It does not check the arguments.';
 
 create function sql_diffusion.group_norm_planes(input real[], norm sql_diffusion.normalization) returns real[]
@@ -86,7 +84,7 @@ begin atomic
          sql_diffusion.check_values(weight, 'group_norm: weight'),
          sql_diffusion.check_values(bias, 'group_norm: bias');
   select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
-  from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_statistics(input, num_groups, weight, bias, eps, false))) as element) elements;
+  from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_of_maps(sql_diffusion.to_maps(input, null, null), num_groups, weight, bias, eps, false))) as element) elements;
 end;
 comment on function sql_diffusion.group_norm(real[], int, real[], real[], double precision) is
   'Group normalization (Wu and He 2018, equations 1, 2 and 7): the channels of the input, shape (channels, ...), fall into num_groups groups of neighbours; each group '

@@ -13,71 +13,49 @@ return
 comment on function sql_diffusion.check_parameter(text, text, text, text) is
   'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
 
-create function sql_diffusion.conv2d_packed(
-  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int, first int, last int
-) returns real[]
-language sql stable parallel safe cost 1000000
-set jit = off
-set enable_memoize = off
-begin atomic
-  select array_agg(plane order by k.out_channel)
-  from sql_diffusion.packed_kernels k,
-       sql_diffusion.conv2d_plane(k.kernels, planes, rest, unit, slots, bias[k.out_channel]) plane
-  where k.layer = conv2d_packed.layer
-    and k.out_channel between first and last;
-end;
-comment on function sql_diffusion.conv2d_packed(numeric[], numeric, double precision, int[], real[], int, int, int) is
-  'The output channels first to last, (channels, height * width), of a packed layer, of what conv2d_operands returns.';
+create type sql_diffusion.convolution as (
+  layer         int,
+  out_channels  int,
+  taps          int,
+  bias          real[],
+  operands      sql_diffusion.conv2d_operands,
+  residual      real[],
+  output_scale  double precision
+);
+comment on type sql_diffusion.convolution is
+  'A convolution of which only the multiplications are still to be done: the packed layer, its output channels, the taps of its kernels (height * width), what is added to each output channel, '
+  'what the input brings, the residual (out_channels, height * width) to be added, NULL for none, and the factor of the sum.';
 
-create function sql_diffusion.conv2d_packed_parallel(
-  planes numeric[], rest numeric, unit double precision, slots int[], bias real[], layer int, out_channels int
-) returns table (share int, planes_out real[])
-language sql stable parallel safe rows 16
-set jit = off
+create function sql_diffusion.conv2d_prepared(
+  input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
+  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1
+) returns setof sql_diffusion.convolution
+language sql stable parallel safe rows 1
 begin atomic
-  select s.share,
-         sql_diffusion.conv2d_packed(planes, rest, unit, slots, bias, layer, sql_diffusion.share_first(s.share, out_channels), sql_diffusion.share_last(s.share, out_channels)) as planes_out
-  from sql_diffusion.shares s;
-end;
-comment on function sql_diffusion.conv2d_packed_parallel(numeric[], numeric, double precision, int[], real[], int, int) is
-  'conv2d_packed of all output channels, by several processes where the server allows it (sql/parallel.sql).';
-
-create function sql_diffusion.conv2d_module_planes(
-  input real[], height int, width int, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
-  norm sql_diffusion.normalization default null
-) returns real[]
-language sql stable parallel safe
-set jit = off
-set enable_memoize = off
-begin atomic
-  select sql_diffusion.check_parameter(model, component, key, name);
-  select case
-         when array_length(input, 1) <> layer.in_channels
-         then array[sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
-                                              array_length(input, 1), layer.in_channels, key, sql_diffusion.shape(layer.weight)))::int]
-         when layer.packed is not null and layer.fits
-         then (select case when layer.work * cardinality(operand.slots) > 16000000
-                      then (select sql_diffusion.array_cat_agg(c.planes_out order by c.share)
-                            from sql_diffusion.conv2d_packed_parallel(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, layer.out_channels) c)
-                      else sql_diffusion.conv2d_packed(operand.planes, operand.rest, operand.unit, operand.slots, layer.bias, layer.packed, 1, layer.out_channels)
-                      end
-               from sql_diffusion.conv2d_operands(input, height, width, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding,
-                                                  name || ': the input of ' || key) operand)
-         else sql_diffusion.conv2d_core(input, height, width, layer.weight, layer.bias, stride, padding, name || ': the input of ' || key, norm)
-         end
-  from (select p.weight,
+  select case when layer.ready then layer.packed end,
+         layer.out_channels,
+         layer.kernel_height * layer.kernel_width,
+         layer.bias,
+         ready.operands,
+         residual,
+         output_scale
+  from (select case
+               when p.out_channels is null
+               then sql_diffusion.check_parameter(conv2d_prepared.model, conv2d_prepared.component, conv2d_prepared.key, name)
+               when p.in_channels <> cardinality((input).mean)
+               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
+                                              cardinality((input).mean), p.in_channels, conv2d_prepared.key, sql_diffusion.shape(p.weight)))
+               else l.id is not null
+                    and ((input).height * scale_factor + 2 * padding - p.kernel_height) / stride + 1
+                        <= sql_diffusion.conv2d_rows((input).width * scale_factor, p.kernel_height, p.kernel_width, stride, padding)
+               end as ready,
                p.out_channels,
-               p.in_channels,
                p.kernel_height,
                p.kernel_width,
-               -- nanoseconds an output pixel, about: starting a worker takes some milliseconds
-               p.out_channels::bigint * p.in_channels * (9 + p.kernel_height * p.kernel_width) as work,
                case when extra_bias is null then p.bias
                     when p.bias is null then extra_bias
                     else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
                end as bias,
-               (height + 2 * padding - p.kernel_height) / stride + 1
-                 <= sql_diffusion.conv2d_rows(conv2d_module_planes.width, p.kernel_height, p.kernel_width, stride, padding) as fits,
                l.id as packed,
                l.largest
         from (select w.weight,
@@ -87,40 +65,100 @@ begin atomic
                      coalesce(array_length(w.weight, 3), 1) as kernel_height,
                      coalesce(array_length(w.weight, 4), 1) as kernel_width
               from (select p.weight || '{}'::real[] as weight, p.bias
-                    from sql_diffusion.parameters p
-                    where p.model = conv2d_module_planes.model and p.component = conv2d_module_planes.component and p.key = conv2d_module_planes.key
+                    from (values (1)) one
+                         left join sql_diffusion.parameters p
+                         on p.model = conv2d_prepared.model and p.component = conv2d_prepared.component and p.key = conv2d_prepared.key
                     offset 0) w
               offset 0) p
              left join sql_diffusion.packed_layers l
-             on l.model = conv2d_module_planes.model and l.component = conv2d_module_planes.component and l.key = conv2d_module_planes.key
-                and l.row_stride = sql_diffusion.conv2d_row_stride(conv2d_module_planes.width, p.kernel_width, padding)
-        offset 0) layer;
+             on l.model = conv2d_prepared.model and l.component = conv2d_prepared.component and l.key = conv2d_prepared.key
+                and l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding)
+        offset 0) layer
+       left join lateral (select operands
+                          from sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, scale_factor,
+                                                             name || ': the input of ' || key) operands
+                          where layer.ready
+                          offset 0) ready
+       on true
+  offset 0;
 end;
-comment on function sql_diffusion.conv2d_module_planes(real[], int, int, text, text, text, int, int, text, real[], sql_diffusion.normalization) is
-  'conv2d of (channels, height, width) to (channels, height * width) with the parameters of the module with this key, packed if they are; the input may be (channels, height * width) too. '
-  'extra_bias, shape (out), is added to the module''s own; norm is done to the input first. A linear layer''s weight, shape (out, in), is applied to each pixel, as a 1x1 kernel. '
-  'The padding is smaller than the kernel. The name opens error messages.';
+comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int) is
+  'The convolution with the parameters of the module with this key, of this input, up to its multiplications; without a layer where the module is not packed for an image of this width. '
+  'Arguments as for conv2d_module. A set of one row, so that the planner puts the query in its place.';
 
-create function sql_diffusion.conv2d_module(
-  input real[], model text, component text, key text, stride int, padding int, name text
-) returns real[]
-language sql stable parallel safe
+create function sql_diffusion.conv2d_packed(convolution sql_diffusion.convolution, first int, last int) returns sql_diffusion.feature_maps
+language sql stable parallel safe cost 1000000
+set jit = off
+set enable_memoize = off
+begin atomic
+  select row(array_agg(plane.pixels order by k.out_channel), ((convolution).operands).height, ((convolution).operands).width,
+             array_agg(plane.mean order by k.out_channel), array_agg(plane.variance order by k.out_channel),
+             array_agg(plane.low order by k.out_channel), array_agg(plane.high order by k.out_channel))::sql_diffusion.feature_maps
+  from sql_diffusion.packed_kernels k,
+       sql_diffusion.conv2d_plane(k.kernels, ((convolution).operands).planes, ((convolution).operands).rest, ((convolution).operands).unit, ((convolution).operands).slots,
+                                  (convolution).bias[k.out_channel], (convolution).residual[k.out_channel:k.out_channel], (convolution).output_scale) plane
+  where k.layer = (convolution).layer
+    and k.out_channel between first and last;
+end;
+comment on function sql_diffusion.conv2d_packed(sql_diffusion.convolution, int, int) is 'The output channels first to last of a convolution.';
+
+create function sql_diffusion.conv2d_packed_parallel(convolution sql_diffusion.convolution) returns table (share int, maps sql_diffusion.feature_maps)
+language sql stable parallel safe rows 16
 set jit = off
 begin atomic
-  select sql_diffusion.check_parameter(model, component, key, name);
-  select sql_diffusion.with_shape((select array_agg(element)
-                                   from (select unnest(sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),
-                                                                                          model, component, key, stride, padding, name)) as element) elements),
-                                  array[p.shape[1],
-                                        (array_length(input, 2) + 2 * padding - p.shape[3]) / stride + 1,
-                                        (array_length(input, 3) + 2 * padding - p.shape[4]) / stride + 1])
-  from (select sql_diffusion.shape(p.weight || '{}'::real[]) as shape
-        from sql_diffusion.parameters p
-        where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
-        offset 0) p;
+  select s.share,
+         sql_diffusion.conv2d_packed(convolution, sql_diffusion.share_first(s.share, (convolution).out_channels), sql_diffusion.share_last(s.share, (convolution).out_channels)) as maps
+  from sql_diffusion.shares s
+  where sql_diffusion.share_first(s.share, (convolution).out_channels) <= sql_diffusion.share_last(s.share, (convolution).out_channels);
 end;
-comment on function sql_diffusion.conv2d_module(real[], text, text, text, int, int, text) is
-  'conv2d_module_planes of a convolution, with an output of shape (channels, height, width).';
+comment on function sql_diffusion.conv2d_packed_parallel(sql_diffusion.convolution) is
+  'conv2d_packed of all output channels, by several processes where the server allows it (sql/parallel.sql).';
+
+create function sql_diffusion.conv2d_nanoseconds(convolution sql_diffusion.convolution) returns bigint
+language sql immutable parallel safe
+return (convolution).out_channels
+       * (((convolution).operands).slots[cardinality(((convolution).operands).slots)] / 16 * cardinality(((convolution).operands).planes)::bigint * (9 + (convolution).taps)
+          + cardinality(((convolution).operands).slots) * 300);
+comment on function sql_diffusion.conv2d_nanoseconds(sql_diffusion.convolution) is
+  'About the nanoseconds that the multiplications of a convolution take in one process: whether to start workers, which takes some four milliseconds.';
+
+create function sql_diffusion.conv2d_module(
+  input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
+  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1
+) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
+  from sql_diffusion.conv2d_prepared(input, model, component, key, stride, padding, name, extra_bias, norm, residual, output_scale, scale_factor) prepared,
+       lateral (select case
+               when prepared.layer is null
+               then (select sql_diffusion.conv2d_core(case when scale_factor = 1 then input
+                                                      else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor),
+                                                                                 (input).height * scale_factor, (input).width * scale_factor)
+                                                      end,
+                                                      p.weight,
+                                                      case when extra_bias is null then p.bias
+                                                           when p.bias is null then extra_bias
+                                                           else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
+                                                      end,
+                                                      stride, padding, name || ': the input of ' || key, norm, residual, output_scale)
+                     from (select p.weight || '{}'::real[] as weight, p.bias
+                           from sql_diffusion.parameters p
+                           where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
+                           offset 0) p)
+               when sql_diffusion.conv2d_nanoseconds(prepared) > 12000000
+               then (select row(sql_diffusion.array_cat_agg((c.maps).planes order by c.share), max((c.maps).height), max((c.maps).width),
+                                sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
+                                sql_diffusion.array_cat_agg((c.maps).low order by c.share), sql_diffusion.array_cat_agg((c.maps).high order by c.share))::sql_diffusion.feature_maps
+                     from sql_diffusion.conv2d_packed_parallel(prepared) c)
+               else sql_diffusion.conv2d_packed(prepared, 1, prepared.out_channels)
+               end as maps offset 0) done
+  offset 0;
+end;
+comment on function sql_diffusion.conv2d_module(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int) is
+  'conv2d with the parameters of the module with this key, packed if they are. extra_bias, shape (out), is added to the module''s own; norm is done to the input first, and every pixel of it repeated '
+  'scale_factor times down and across; the residual, (out, height * width), is added, and the sum multiplied by output_scale. A linear layer''s weight, shape (out, in), is applied to each pixel, as a '
+  '1x1 kernel. The padding is smaller than the kernel. The name opens error messages. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.linear_module(input real[], model text, component text, key text, name text) returns real[]
 language sql stable parallel safe
@@ -140,41 +178,48 @@ end;
 comment on function sql_diffusion.linear_module(real[], text, text, text, text) is
   'linear with the parameters of the module with this key. The name opens error messages.';
 
-create function sql_diffusion.group_norm_module_statistics(
-  input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null
-) returns sql_diffusion.normalization
-language sql stable parallel safe
-set jit = off
+create function sql_diffusion.group_norm_of_module(
+  input sql_diffusion.feature_maps, model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null
+) returns setof sql_diffusion.normalization
+language sql stable parallel safe rows 1
 begin atomic
-  select sql_diffusion.check_parameter(model, component, key, name);
-  select case when array_length(input, 1) <> array_length(p.weight, 1) then
-           sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name,
-                                     array_length(input, 1), array_length(p.weight, 1), key))
-         end,
-         case when num_groups is null or num_groups < 1 or array_length(input, 1) % num_groups <> 0 then
-           sql_diffusion.fail(format('%s: num_groups is %s, expected a divisor of the %s channels of input', name,
-                                     coalesce(num_groups::text, 'null'), array_length(input, 1)))
-         end
-  from sql_diffusion.parameters p
-  where p.model = group_norm_module_statistics.model and p.component = group_norm_module_statistics.component and p.key = group_norm_module_statistics.key;
-  select sql_diffusion.group_norm_statistics(input, num_groups, affine.weight, affine.bias, eps, with_silu)
-  from sql_diffusion.parameters p,
-       lateral (select case when scale_shift is null then p.weight else array_agg((w * (1 + scale))::real order by position) end as weight,
-                       case when scale_shift is null then p.bias else array_agg((b * (1 + scale) + shift)::real order by position) end as bias
-                from unnest(p.weight, p.bias, scale_shift[: array_length(p.weight, 1)], scale_shift[array_length(p.weight, 1) + 1 :])
-                     with ordinality as channel (w, b, scale, shift, position)) affine
-  where p.model = group_norm_module_statistics.model and p.component = group_norm_module_statistics.component and p.key = group_norm_module_statistics.key;
+  select (done.norm).scale, (done.norm).shift, (done.norm).size, (done.norm).with_silu
+  from (select case
+               when p.weight is null
+               then sql_diffusion.check_parameter(group_norm_of_module.model, group_norm_of_module.component, group_norm_of_module.key, name)
+               when size.channels <> array_length(p.weight, 1)
+               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name, size.channels, array_length(p.weight, 1), group_norm_of_module.key))
+               when num_groups is null or num_groups < 1 or size.channels % num_groups <> 0
+               then sql_diffusion.fail(format('%s: num_groups is %s, expected a divisor of the %s channels of input', name, coalesce(num_groups::text, 'null'), size.channels))
+               end as refused,
+               p.weight,
+               p.bias
+        from (select cardinality((input).mean) as channels) size
+             left join sql_diffusion.parameters p
+             on p.model = group_norm_of_module.model and p.component = group_norm_of_module.component and p.key = group_norm_of_module.key
+        offset 0) module,
+       lateral (select case when scale_shift is null then module.weight else array_agg((w * (1 + scale))::real order by position) end as weight,
+                       case when scale_shift is null then module.bias else array_agg((b * (1 + scale) + shift)::real order by position) end as bias
+                from unnest(module.weight, module.bias, scale_shift[: array_length(module.weight, 1)], scale_shift[array_length(module.weight, 1) + 1 :])
+                     with ordinality as channel (w, b, scale, shift, position)) affine,
+       lateral (select sql_diffusion.group_norm_of_maps(input, num_groups, affine.weight, affine.bias, eps, with_silu) as norm
+                where module.refused is null
+                offset 0) done
+  offset 0;
 end;
-comment on function sql_diffusion.group_norm_module_statistics(real[], text, text, text, int, double precision, boolean, text, real[]) is
+comment on function sql_diffusion.group_norm_of_module(sql_diffusion.feature_maps, text, text, text, int, double precision, boolean, text, real[]) is
   'What group_norm, and silu after it where with_silu, with the parameters of the module with this key is to do to each channel of this input. scale_shift, shape (2 channels), multiplies the normalized '
-  'channels by 1 + its first half and adds its second half. The name opens error messages.';
+  'channels by 1 + its first half and adds its second half. The name opens error messages. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.group_norm_module(
-  input real[], model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text
-) returns real[]
-language sql stable parallel safe
-set jit = off
-return (select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
-        from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_module_statistics(input, model, component, key, num_groups, eps, with_silu, name))) as element) elements);
-comment on function sql_diffusion.group_norm_module(real[], text, text, text, int, double precision, boolean, text) is
-  'group_norm, and silu after it where with_silu, with the parameters of the module with this key; an output of the input''s shape.';
+  input sql_diffusion.feature_maps, model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text
+) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
+  from sql_diffusion.group_norm_of_module(input, model, component, key, num_groups, eps, with_silu, name) norm,
+       lateral (select sql_diffusion.to_maps(sql_diffusion.group_norm_planes((input).planes, norm), (input).height, (input).width) as maps offset 0) done
+  offset 0;
+end;
+comment on function sql_diffusion.group_norm_module(sql_diffusion.feature_maps, text, text, text, int, double precision, boolean, text) is
+  'group_norm, and silu after it where with_silu, with the parameters of the module with this key. A set of one row, so that the planner puts the query in its place.';

@@ -1,3 +1,34 @@
+create function sql_diffusion.resnet_block_of_maps(
+  input sql_diffusion.feature_maps, temb real[], model text, key text, num_groups int, eps double precision, time_scale_shift text,
+  output_scale_factor double precision, component text
+) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
+  select second.planes, second.height, second.width, second.mean, second.variance, second.low, second.high
+  from (select case when temb is not null
+               then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
+               end as features offset 0) time,
+       sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1,
+       sql_diffusion.conv2d_module(input, model, component, key || '.conv1', 1, 1, 'resnet_block',
+                                   extra_bias => case when time_scale_shift = 'default' then time.features end, norm => norm1) first,
+       sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
+                                          case when time_scale_shift = 'scale_shift' then time.features end) norm2,
+       lateral (select exists (select from sql_diffusion.parameters p
+                               where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
+                                 and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
+       left join lateral (select maps.planes
+                          from sql_diffusion.conv2d_module(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') maps
+                          where shortcut.exists
+                          offset 0) direct
+       on true,
+       sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
+                                   residual => case when shortcut.exists then direct.planes else (input).planes end, output_scale => 1 / output_scale_factor) second
+  offset 0;
+end;
+comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text) is
+  'resnet_block of feature maps, without the checks of its settings. A set of one row, so that the planner puts the query in its place.';
+
 create function sql_diffusion.resnet_block(
   input real[],
   temb real[],
@@ -25,27 +56,9 @@ begin atomic
            sql_diffusion.fail(format('resnet_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end,
          sql_diffusion.check_values(temb, 'resnet_block: temb');
-  -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
-  select sql_diffusion.with_shape((select array_agg(((x + y) / output_scale_factor + 1e-29 - 1e-29)::real)
-                                   from (select unnest(shortcut.planes)::float8 as x, unnest(second.planes)::float8 as y) pair),
-                                  array[array_length(second.planes, 1), array_length(input, 2), array_length(input, 3)])
-  from (select case when temb is not null
-               then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
-               end as features offset 0) time,
-       lateral (select sql_diffusion.conv2d_module_planes(
-                         input, array_length(input, 2), array_length(input, 3), model, component, key || '.conv1', 1, 1, 'resnet_block',
-                         extra_bias => case when time_scale_shift = 'default' then time.features end,
-                         norm => sql_diffusion.group_norm_module_statistics(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block')) as planes offset 0) first,
-       lateral (select sql_diffusion.conv2d_module_planes(
-                         first.planes, array_length(input, 2), array_length(input, 3), model, component, key || '.conv2', 1, 1, 'resnet_block',
-                         norm => sql_diffusion.group_norm_module_statistics(first.planes, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
-                                                                            case when time_scale_shift = 'scale_shift' then time.features end)) as planes offset 0) second,
-       lateral (select case when exists (select from sql_diffusion.parameters p
-                                         where p.model = resnet_block.model and p.component = resnet_block.component and p.key = resnet_block.key || '.conv_shortcut')
-                       then sql_diffusion.conv2d_module_planes(input, array_length(input, 2), array_length(input, 3),
-                                                               model, component, key || '.conv_shortcut', 1, 0, 'resnet_block')
-                       else input
-                       end as planes offset 0) shortcut;
+  select sql_diffusion.from_maps(output)
+  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+       sql_diffusion.resnet_block_of_maps(given.maps, temb, model, key, num_groups, eps, time_scale_shift, output_scale_factor, component) output;
 end;
 comment on function sql_diffusion.resnet_block(real[], real[], text, text, int, double precision, text, double precision, text) is
   'Residual block, diffusers'' ResnetBlock2D: norm1, SiLU, conv1, the time embedding temb (features; NULL for none) through SiLU and time_emb_proj, norm2, SiLU, conv2, '

@@ -27,6 +27,18 @@ create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
 comment on aggregate sql_diffusion.array_cat_agg(anycompatiblearray) is
   'Arrays joined along their first dimension, in the order that is stated: what the shares bring home. NULL counts for nothing.';
 
+create type sql_diffusion.feature_maps as (
+  planes    real[],
+  height    int,
+  width     int,
+  mean      double precision[],
+  variance  double precision[],
+  low       double precision[],
+  high      double precision[]
+);
+comment on type sql_diffusion.feature_maps is
+  'An image inside a network: planes (channels, height * width), and of each channel the mean, the population variance, the least and the greatest value.';
+
 create type sql_diffusion.normalization as (
   scale      double precision[],
   shift      double precision[],
@@ -36,20 +48,52 @@ create type sql_diffusion.normalization as (
 comment on type sql_diffusion.normalization is
   'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
 
+create type sql_diffusion.conv2d_operands as (
+  planes  numeric[],
+  rest    numeric,
+  unit    double precision,
+  slots   int[],
+  height  int,
+  width   int
+);
+comment on type sql_diffusion.conv2d_operands is
+  'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
+  'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
+  'begins, row by row. height, width: of the output.';
+
+create type sql_diffusion.convolution as (
+  layer         int,
+  out_channels  int,
+  taps          int,
+  bias          real[],
+  operands      sql_diffusion.conv2d_operands,
+  residual      real[],
+  output_scale  double precision
+);
+comment on type sql_diffusion.convolution is
+  'A convolution of which only the multiplications are still to be done: the packed layer, its output channels, the taps of its kernels (height * width), what is added to each output channel, '
+  'what the input brings, the residual (out_channels, height * width) to be added, NULL for none, and the factor of the sum.';
+
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
 
 -- Functions whose arguments or result are others now make room; they go when nothing calls them any more.
 alter function sql_diffusion.attention_heads(real[],real[],real[],integer,integer) rename to attention_heads_of_1_0_0;
 alter function sql_diffusion.attention_heads_parallel(real[],real[],real[],integer,integer) rename to attention_heads_parallel_of_1_0_0;
 alter function sql_diffusion.conv2d_core(real[],integer,integer,real[],real[],integer,integer,text) rename to conv2d_core_of_1_0_0;
+alter function sql_diffusion.conv2d_module(real[],text,text,text,integer,integer,text) rename to conv2d_module_of_1_0_0;
 alter function sql_diffusion.conv2d_module_planes(real[],integer,integer,text,text,text,integer,integer,text,real[]) rename to conv2d_module_planes_of_1_0_0;
 alter function sql_diffusion.conv2d_numbers(real[],integer,integer,real[],real[],integer,integer,text) rename to conv2d_numbers_of_1_0_0;
 alter function sql_diffusion.conv2d_operands(real[],integer,integer,double precision[],integer,integer,integer,integer,text) rename to conv2d_operands_of_1_0_0;
 alter function sql_diffusion.conv2d_packed(numeric[],numeric,double precision,integer[],real[],integer) rename to conv2d_packed_of_1_0_0;
 alter function sql_diffusion.conv2d_packed_parallel(numeric[],numeric,double precision,integer[],real[],integer) rename to conv2d_packed_parallel_of_1_0_0;
+alter function sql_diffusion.conv2d_plane(numeric[],numeric[],numeric,double precision,integer[],real) rename to conv2d_plane_of_1_0_0;
 alter function sql_diffusion.conv2d_plane_in_worker(numeric[],numeric[],numeric,double precision,integer[],real) rename to conv2d_plane_in_worker_of_1_0_0;
 alter function sql_diffusion.group_norm_core(real[],integer,real[],real[],double precision,boolean) rename to group_norm_core_of_1_0_0;
+alter function sql_diffusion.group_norm_module(real[],text,text,text,integer,double precision,boolean,text) rename to group_norm_module_of_1_0_0;
 alter function sql_diffusion.group_norm_module_planes(real[],text,text,text,integer,double precision,boolean,text,real[]) rename to group_norm_module_planes_of_1_0_0;
+alter function sql_diffusion.run_plan(sql_diffusion.plan_step[],real[],double precision,text) rename to run_plan_of_1_0_0;
+alter function sql_diffusion.run_step(sql_diffusion.plan_step,real[],real[],text) rename to run_step_of_1_0_0;
+alter function sql_diffusion.slots(real[],double precision) rename to slots_of_1_0_0;
 
 -- functions
 
@@ -75,11 +119,18 @@ drop function
   sql_diffusion.attention_heads_of_1_0_0(real[],real[],real[],integer,integer),
   sql_diffusion.attention_heads_parallel_of_1_0_0(real[],real[],real[],integer,integer),
   sql_diffusion.conv2d_core_of_1_0_0(real[],integer,integer,real[],real[],integer,integer,text),
+  sql_diffusion.conv2d_module_of_1_0_0(real[],text,text,text,integer,integer,text),
   sql_diffusion.conv2d_module_planes_of_1_0_0(real[],integer,integer,text,text,text,integer,integer,text,real[]),
   sql_diffusion.conv2d_numbers_of_1_0_0(real[],integer,integer,real[],real[],integer,integer,text),
   sql_diffusion.conv2d_operands_of_1_0_0(real[],integer,integer,double precision[],integer,integer,integer,integer,text),
   sql_diffusion.conv2d_packed_of_1_0_0(numeric[],numeric,double precision,integer[],real[],integer),
   sql_diffusion.conv2d_packed_parallel_of_1_0_0(numeric[],numeric,double precision,integer[],real[],integer),
+  sql_diffusion.conv2d_plane_of_1_0_0(numeric[],numeric[],numeric,double precision,integer[],real),
   sql_diffusion.conv2d_plane_in_worker_of_1_0_0(numeric[],numeric[],numeric,double precision,integer[],real),
   sql_diffusion.group_norm_core_of_1_0_0(real[],integer,real[],real[],double precision,boolean),
-  sql_diffusion.group_norm_module_planes_of_1_0_0(real[],text,text,text,integer,double precision,boolean,text,real[]);
+  sql_diffusion.group_norm_module_of_1_0_0(real[],text,text,text,integer,double precision,boolean,text),
+  sql_diffusion.group_norm_module_planes_of_1_0_0(real[],text,text,text,integer,double precision,boolean,text,real[]),
+  sql_diffusion.run_plan_of_1_0_0(sql_diffusion.plan_step[],real[],double precision,text),
+  sql_diffusion.run_step_of_1_0_0(sql_diffusion.plan_step,real[],real[],text),
+  sql_diffusion.slots_of_1_0_0(real[],double precision);
+drop type sql_diffusion.tensor;
