@@ -487,6 +487,8 @@ create function sql_diffusion.run_plan(plan sql_diffusion.plan_step[], sample re
 language sql stable parallel safe rows 60
 set jit = off
 set enable_memoize = off                            -- which would hash and keep every tensor
+set join_collapse_limit = 1                         -- the layers run in the order in which they stand
+set work_mem = '64MB'                               -- so that no tensor goes to a file on its way to the next step
 begin atomic
   with recursive
   temb as materialized (

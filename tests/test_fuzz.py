@@ -146,6 +146,19 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "sql_diffusion.normalization": st.sampled_from(
         [None, "(,,,)", '("{1}","{0}","{2}",t)', '("{NaN}","{}","{NULL}",)']
     ),
+    "sql_diffusion.feature_maps": st.sampled_from(
+        [
+            None,
+            "(,,,,,,)",
+            '("{{1,2}}",1,2,{1.5},{0.25},{1},{2})',
+            '("{{1,NaN}}",1,2,{NaN},{NaN},{1},{NaN})',
+            '("{{NULL,1}}",2,1,{1},{0},{1},{1})',
+            '("{}",-1,0,{},{},{},{})',
+        ]
+    ),
+    "sql_diffusion.convolution": st.sampled_from(
+        [None, "(,,,,,,)", '(1,1,9,{0},"({},0,1,{},1,1)",,1)', '(-1,1,-1,{NULL},"({1},NaN,NaN,{2},0,0)",{1},0)']
+    ),
     "sql_diffusion.plan_step": st.sampled_from([None]),
     "sql_diffusion.plan_step[]": st.sampled_from([None, "{}"]),
     "text[]": st.sampled_from([None, "{}", "{a}", '{{a,b,"$ == 1"}}', "{{a,b,$}}"]),

@@ -454,8 +454,13 @@ def test_a_dropped_model_is_gone_and_another_may_take_its_name(connect: Connect,
     assert value(other, PICTURE) != before
 
 
+def data_directory(connection: Connection) -> Path:
+    """As this process sees it: the server may be that of another system, in a folder (scripts/private-cluster)."""
+    return Path(os.environ.get("PRIVATE_CLUSTER_ROOT", "") + value(connection, "show data_directory"))
+
+
 def cache_files(connection: Connection) -> list[Path]:
-    folder = Path(value(connection, "show data_directory")) / "pg_stat_tmp" / "sql_diffusion"
+    folder = data_directory(connection) / "pg_stat_tmp" / "sql_diffusion"
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
@@ -474,7 +479,7 @@ def test_sessions_map_one_file(connect: Connect, rng: np.random.Generator) -> No
     status = path.stat()
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert status.st_uid == path.parent.stat().st_uid == Path(value(one, "show data_directory")).stat().st_uid
+    assert status.st_uid == path.parent.stat().st_uid == data_directory(one).stat().st_uid
     value(other, PICTURE)
     assert path.stat().st_ino == status.st_ino
     for session in (one, other):
@@ -568,7 +573,7 @@ def test_the_cache_folder_is_a_superusers_to_choose(connect: Connect, rng: np.ra
     value(session, PICTURE)
     assert list(tmp_path.iterdir()) == []  # anybody may SET it: it counts for nothing
     assert len(own_files(session)) == 1
-    configuration = Path(value(session, "show data_directory")) / "postgresql.auto.conf"
+    configuration = data_directory(session) / "postgresql.auto.conf"
     before = configuration.read_text()
     try:
         configuration.write_text(before + "sql_diffusion.cache_dir = ''\n")

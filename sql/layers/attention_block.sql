@@ -55,24 +55,24 @@ begin atomic
                           from sql_diffusion.group_norm_of_module(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block') norm
                           where num_groups is not null and heads_check.refused is null
                           offset 0) hidden
-       on true,
-       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) q,
-       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) k,
-       sql_diffusion.conv2d_prepared(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) v,
-       lateral (select case
-                       when q.layer is null or k.layer is null or v.layer is null
-                       then (select sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, 1, heads)
-                             from sql_diffusion.conv2d_module(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) query,
-                                  sql_diffusion.conv2d_module(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) keys,
-                                  sql_diffusion.conv2d_module(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) value)
-                       when heads * ((input).height * (input).width)::bigint ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q) > 12000000
-                       then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
-                             from sql_diffusion.attention_heads_parallel(q, k, v, q.out_channels / heads) h)
-                       else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, 1, heads)
-                       end as planes offset 0) attended,
-       lateral (select sql_diffusion.to_maps(attended.planes, (input).height, (input).width) as maps offset 0) described,
-       sql_diffusion.conv2d_module(described.maps, model, component, key || '.to_out.0', 1, 0, 'attention_block', residual => (input).planes,
-                                   output_scale => 1 / output_scale_factor) output
+       on true
+       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) q
+       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) k
+       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) v
+       cross join lateral (select case
+                                  when q.layer is null or k.layer is null or v.layer is null
+                                  then (select sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, 1, heads)
+                                        from sql_diffusion.conv2d_module(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) query,
+                                             sql_diffusion.conv2d_module(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) keys,
+                                             sql_diffusion.conv2d_module(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) value)
+                                  when heads * ((input).height * (input).width)::bigint ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q) > 12000000
+                                  then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
+                                        from sql_diffusion.attention_heads_parallel(q, k, v, q.out_channels / heads) h)
+                                  else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, 1, heads)
+                                  end as planes offset 0) attended
+       cross join lateral (select sql_diffusion.to_maps(attended.planes, (input).height, (input).width) as maps offset 0) described
+       cross join sql_diffusion.conv2d_module(described.maps, model, component, key || '.to_out.0', 1, 0, 'attention_block', residual => (input).planes,
+                                              output_scale => 1 / output_scale_factor) output
   offset 0;
 end;
 comment on function sql_diffusion.attention_block_of_maps(sql_diffusion.feature_maps, text, text, int, int, double precision, double precision, text) is
@@ -91,6 +91,7 @@ create function sql_diffusion.attention_block(
 language sql stable parallel safe
 set jit = off
 set enable_memoize = off
+set join_collapse_limit = 1
 begin atomic
   select sql_diffusion.check_tensor(input, 'attention_block: input', 'channels, height, width'),
          case when output_scale_factor is null or not (abs(output_scale_factor) > 0 and abs(output_scale_factor) < 'infinity') then

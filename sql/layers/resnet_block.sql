@@ -8,22 +8,22 @@ begin atomic
   select second.planes, second.height, second.width, second.mean, second.variance, second.low, second.high
   from (select case when temb is not null
                then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
-               end as features offset 0) time,
-       sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1,
-       sql_diffusion.conv2d_module(input, model, component, key || '.conv1', 1, 1, 'resnet_block',
-                                   extra_bias => case when time_scale_shift = 'default' then time.features end, norm => norm1) first,
-       sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
-                                          case when time_scale_shift = 'scale_shift' then time.features end) norm2,
-       lateral (select exists (select from sql_diffusion.parameters p
-                               where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
-                                 and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
+               end as features offset 0) time
+       cross join sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1
+       cross join sql_diffusion.conv2d_module(input, model, component, key || '.conv1', 1, 1, 'resnet_block',
+                                              extra_bias => case when time_scale_shift = 'default' then time.features end, norm => norm1) first
+       cross join sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
+                                                     case when time_scale_shift = 'scale_shift' then time.features end) norm2
+       cross join lateral (select exists (select from sql_diffusion.parameters p
+                                          where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
+                                            and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
        left join lateral (select maps.planes
                           from sql_diffusion.conv2d_module(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') maps
                           where shortcut.exists
                           offset 0) direct
-       on true,
-       sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
-                                   residual => case when shortcut.exists then direct.planes else (input).planes end, output_scale => 1 / output_scale_factor) second
+       on true
+       cross join sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
+                                              residual => case when shortcut.exists then direct.planes else (input).planes end, output_scale => 1 / output_scale_factor) second
   offset 0;
 end;
 comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text) is
@@ -43,6 +43,7 @@ create function sql_diffusion.resnet_block(
 language sql stable parallel safe
 set jit = off
 set enable_memoize = off
+set join_collapse_limit = 1
 begin atomic
   select sql_diffusion.check_tensor(input, 'resnet_block: input', 'channels, height, width'),
          case when temb is not null then sql_diffusion.check_tensor(temb, 'resnet_block: temb', 'features') end,
