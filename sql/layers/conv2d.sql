@@ -219,11 +219,12 @@ comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, do
   'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns, and its statistics; the residual, of the same shape or NULL, is '
   'added, and the sum multiplied by output_scale. A set of one row, so that the planner puts the query in its place.';
 
+-- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
 create function sql_diffusion.conv2d_numbers(
   input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
   residual real[] default null, output_scale double precision default 1
 ) returns sql_diffusion.feature_maps
-language sql immutable parallel safe
+language sql stable parallel safe
 set jit = off
 set enable_memoize = off
 return (

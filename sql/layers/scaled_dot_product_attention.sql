@@ -2,8 +2,9 @@
 -- A number holds one feature of all keys, a slot to a key: feature times number, summed over the features, is a query's
 -- score with every key. A number holds all features of one value: weight times number, summed over the keys, is the output.
 
+-- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
 create function sql_diffusion.attention_numbers(query real[], key real[], value real[], name text) returns real[]
-language sql immutable strict parallel safe
+language sql stable strict parallel safe
 set jit = off
 set geqo = off                                     -- the order of the joins is given; to search for another takes milliseconds
 set enable_memoize = off
@@ -69,7 +70,7 @@ comment on function sql_diffusion.attention_numbers(real[], real[], real[], text
 -- Small heads, up to 8 features, are faster as rows: a row for each query and key, a column for each feature. Where no score
 -- can be larger than 300 the softmax needs no maximum: exp stays far from the ends of a float8.
 create function sql_diffusion.attention_columns(query real[], key real[], value real[]) returns real[]
-language sql immutable strict parallel safe
+language sql stable strict parallel safe
 set jit = off
 set enable_memoize = off
 begin atomic
