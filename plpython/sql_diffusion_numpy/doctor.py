@@ -1,7 +1,7 @@
 """Is this server set up to be fast? One row a check."""
 
 # The cache's files are named by their folder's descriptor.
-# ruff: noqa: PTH100, PTH120, PTH123, PTH208
+# ruff: noqa: PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def _cache(plpy: Any) -> Row:
         return "cache", "error", f"{problem}; remove the file"
     finally:
         os.close(folder)
-    return "cache", "ok", f"{os.path.abspath(path)}: {len(names)} networks, {size / 1e6:.0f} MB"
+    # the default is relative to the data directory, whose place is not for everybody
+    return "cache", "ok", f"{path}: {len(names)} network{'s' * (len(names) != 1)}, {size / 1e6:.0f} MB"
 
 
 def _version(plpy: Any) -> Row:
