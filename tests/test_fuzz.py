@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -380,6 +381,14 @@ def equal(ours: Any, theirs: Any, tolerance: float, least: float) -> bool:
     return bool(np.allclose(a, b, rtol=0, atol=tolerance * float(finite.max(initial=least)) + 1e-30, equal_nan=True))
 
 
+TERMS = {
+    "group_norm": ["weight"],
+    "scheduler_step": ["model_output", "sample", "noise", "step"],
+    "add_noise": ["original", "noise"],
+    "predict_original_sample": ["model_output", "sample"],
+}
+NUMBER = re.compile(r"-?\d[\d.]*(?:e[-+]?\d+)?")
+
 FUZZ = settings(
     deadline=None,
     database=None,
@@ -395,7 +404,6 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
     session.execute("set statement_timeout = '5s'")
     # a guess of the picture out of pure noise is 150 times the error of the network
     tolerance = 4e-3 if name.startswith("ddpm") else 1e-4
-    # what these add and subtract is of size 1, and may leave next to nothing
     least = 1.0 if name in ("scheduler_step", "add_noise", "predict_original_sample") else 0.0
 
     @settings(FUZZ, max_examples=calls * FACTOR)
@@ -425,9 +433,20 @@ def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) ->
             assert name == "conv2d"
             return
         written = {key: array_text(v) if isinstance(v, np.ndarray) else v for key, v in arguments.items()}
+        # sums of values near the end of single precision run over it on the way, where SQL's are in double precision
+        if (
+            name in ("unet", "unet_steps")
+            and in_numpy[1] == "value out of range: overflow"
+            and "3.4e+38" in str(written)
+        ):
+            assert in_sql[0] in ("answer", "22003")
+            return
         assert in_sql[0] == "answer" or in_sql[0].startswith(EXPECTED_STATES), (in_sql, written)
         assert in_sql[0] == in_numpy[0], (in_sql, in_numpy, written)
-        assert in_sql[1] == in_numpy[1] if in_sql[0] != "answer" else equal(in_sql[1], in_numpy[1], tolerance, least), (
+        # what these add and subtract is as large as the arguments, and may leave next to nothing
+        terms = " ".join(str(written.get(argument)) for argument in TERMS.get(name, []))
+        size = max([least, *(abs(float(each)) for each in re.findall(NUMBER, terms))])
+        assert in_sql[1] == in_numpy[1] if in_sql[0] != "answer" else equal(in_sql[1], in_numpy[1], tolerance, size), (
             in_sql,
             in_numpy,
             written,
