@@ -93,8 +93,8 @@ test-upgrade:
 
 # doc/reference.md, from the comments of what is installed
 reference: install
-	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > doc/reference.md.new
-	mv doc/reference.md.new doc/reference.md
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) scripts/reference_doc.py > build/reference.md
+	mv build/reference.md doc/reference.md
 
 # The benchmarks of the SQL path, which take minutes; PYTHON3 has psycopg, and torch and diffusers for the second.
 .PHONY: bench-sql-layers bench-unet-sql

@@ -4,7 +4,8 @@
 
 The first file says what is done by hand: to tables, types, triggers and what else can hold data, and to functions that
 are no more. At its line "-- functions" come all functions of the other files, the extension's source, as they are now,
-with CREATE OR REPLACE, so that whatever uses them stays. Standard library only.
+with CREATE OR REPLACE, so that whatever uses them stays. A line "-- type NAME" becomes the type that the source makes, with its
+comments. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,20 @@ FUNCTION = re.compile(
 STATEMENT = re.compile(r"^(?:comment on function|grant execute|revoke execute) .*?;$\n", re.DOTALL | re.MULTILINE)
 
 
+def with_types(script: str, source: str) -> str:
+    """The script, with the types that its lines "-- type NAME" name."""
+
+    def definition(line: re.Match[str]) -> str:
+        name = re.escape(line[1])
+        pattern = rf"^create type {name} as .*?;$\n|^comment on (?:type {name}|column {name}\.\w+) is.*?;$\n"
+        statements = [match[0] for match in re.finditer(pattern, source, re.DOTALL | re.MULTILINE)]
+        if not statements:
+            raise SystemExit(f"the source has no type {line[1]}")
+        return "".join(statements)
+
+    return re.sub(r"^-- type (\S+)$\n", definition, script, flags=re.MULTILINE)
+
+
 def functions(source: str) -> Iterator[str]:
     """The statements that make and describe functions, in their order."""
     place = 0
@@ -41,7 +56,7 @@ def main() -> None:
     before, mark, after = by_hand.partition(MARK)
     if not mark:
         raise SystemExit(f"{sys.argv[1]} has no line {MARK!r}")
-    sys.stdout.write(before)
+    sys.stdout.write(with_types(before, "".join(sources)))
     for source in sources:
         for statement in functions(source):
             sys.stdout.write(statement + "\n")

@@ -467,12 +467,10 @@ begin atomic
   from sql_diffusion.group_norm_module(hidden, model, 'unet', (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision, true, 'unet') maps
   where (step).operation = 'group_norm_silu'
   union all
-  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
-  from (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(2::real * element.x - 1::real), (hidden).height * (hidden).width), (hidden).height, (hidden).width) as centered
+  select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
+  from (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(2::real * element.x - 1::real), (hidden).height * (hidden).width), (hidden).height, (hidden).width) as maps
         from (select unnest((hidden).planes) as x) element
-        where (step).operation = 'center_input_sample'
-        offset 0) done,
-       lateral (select (done.centered).*) maps
+        offset 0) done
   where (step).operation = 'center_input_sample'
   union all
   select (hidden).planes, (hidden).height, (hidden).width, (hidden).mean, (hidden).variance, (hidden).low, (hidden).high
@@ -498,9 +496,7 @@ begin atomic
     where p.operation = 'time_embedding'
   ),
   run (step, operation, key, hidden, skips) as (
-    select 0, null::text, null::text, sql_diffusion.to_maps(sql_diffusion.fold(flat.elements, size.height * size.width), size.height, size.width), '{}'::sql_diffusion.feature_maps[]
-    from (select array_length(sample, 2) as height, array_length(sample, 3) as width) size,
-         lateral (select array_agg(element) as elements from (select unnest(sample) as element) elements) flat
+    select 0, null::text, null::text, sql_diffusion.to_maps(sample), '{}'::sql_diffusion.feature_maps[]
     union all
     select p.step, p.operation, p.key, output.hidden,
            case when p.pushes then taken.skips || output.hidden else taken.skips end

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from databases import program
+from installation import program
 
 
 def run_as_server(*command: object, memory: int | None = None) -> None:

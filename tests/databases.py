@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -26,11 +23,3 @@ def new_database(extension: str | None = None) -> Iterator[str]:
             yield name
         finally:
             server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-
-
-def program(name: str) -> str:
-    """psql, pg_dump and their like, of the installation that the server is from."""
-    bindir = subprocess.run(
-        [os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    return str(Path(bindir) / name)

@@ -18,7 +18,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from databases import new_database, program
+from databases import new_database
+from installation import program
 
 DOC = Path(__file__).parent.parent / "doc"
 BLOCK = re.compile(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)

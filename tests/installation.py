@@ -20,7 +20,7 @@ def pg_config(option: str) -> Path:
 
 
 def program(name: str) -> str:
-    """pg_dump and its like, of the installation that the server is from."""
+    """psql, pg_dump and their like, of the installation that the server is from."""
     return str(pg_config("--bindir") / name)
 
 

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from databases import new_database, program
+from databases import new_database
+from installation import program
 from reference import insert_model, random_unet
 
 CHECKSUMS = """

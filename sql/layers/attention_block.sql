@@ -101,7 +101,7 @@ begin atomic
            sql_diffusion.fail(format('attention_block: eps is %s, expected a finite number of at least 0', coalesce(eps::text, 'null')))
          end;
   select sql_diffusion.from_maps(output)
-  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+  from (select sql_diffusion.to_maps(input) as maps offset 0) given,
        sql_diffusion.attention_block_of_maps(given.maps, model, key, heads, num_groups, eps, output_scale_factor, component) output;
 end;
 comment on function sql_diffusion.attention_block(real[], text, text, int, int, double precision, double precision, text) is

@@ -271,7 +271,7 @@ return (
                                  from (select unnest((band.maps).planes[o:o]) as element
                                        from generate_series(1, array_length(weight, 1)) o,
                                             (select start,
-                                                    sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image, array_length(lines.image, 2), array_length(lines.image, 3)),
+                                                    sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
                                                                                  weight, bias, stride, 0, name) as maps
                                              from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
                                                                                                       from (select unnest(case when norm is null then (input).planes
@@ -330,7 +330,7 @@ begin atomic
          sql_diffusion.check_values(weight, 'conv2d: weight'),
          sql_diffusion.check_values(bias, 'conv2d: bias');
   -- the method takes a padding smaller than the kernel; more is added beforehand
-  select sql_diffusion.from_maps(sql_diffusion.conv2d_core(sql_diffusion.to_maps(ready.image, array_length(ready.image, 2), array_length(ready.image, 3)),
+  select sql_diffusion.from_maps(sql_diffusion.conv2d_core(sql_diffusion.to_maps(ready.image),
                                                            weight, bias, stride, ready.inside, 'conv2d: input'))
   from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) room,
        lateral (select room.inside,

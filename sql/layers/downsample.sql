@@ -3,7 +3,7 @@ language sql stable parallel safe rows 1
 begin atomic
   select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
   from (select case when padding = 0
-               then sql_diffusion.to_maps(sql_diffusion.pad(sql_diffusion.from_maps(input), 0, 1, 0, 1), (input).height + 1, (input).width + 1)
+               then sql_diffusion.to_maps(sql_diffusion.pad(sql_diffusion.from_maps(input), 0, 1, 0, 1))
                else input
                end as maps offset 0) padded,
        sql_diffusion.conv2d_module(padded.maps, model, component, key || '.conv', 2, padding, 'downsample') maps
@@ -27,7 +27,7 @@ begin atomic
            sql_diffusion.fail(format('downsample: padding is %s, expected 0 or 1', coalesce(padding::text, 'null')))
          end;
   select sql_diffusion.from_maps(output)
-  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+  from (select sql_diffusion.to_maps(input) as maps offset 0) given,
        sql_diffusion.downsample_of_maps(given.maps, model, key, padding, component) output;
 end;
 comment on function sql_diffusion.downsample(real[], text, text, int, text) is

@@ -12,17 +12,17 @@ create type sql_diffusion.feature_maps as (
 comment on type sql_diffusion.feature_maps is
   'An image inside a network: planes (channels, height * width), and of each channel the mean, the population variance, the least and the greatest value.';
 
-create function sql_diffusion.to_maps(input real[], height int, width int) returns sql_diffusion.feature_maps
+create function sql_diffusion.to_maps(input real[], height int default null, width int default null) returns sql_diffusion.feature_maps
 language sql immutable parallel safe
 set jit = off
 return (
-  select row(input, height, width, array_agg(own.mean order by channel), array_agg(own.variance order by channel),
+  select row(input, coalesce(height, array_length(input, 2)), coalesce(width, array_length(input, 3)), array_agg(own.mean order by channel), array_agg(own.variance order by channel),
              array_agg(own.low order by channel), array_agg(own.high order by channel))::sql_diffusion.feature_maps
   from generate_series(1, array_length(input, 1)) channel,
        lateral (select avg(element) as mean, var_pop(element) as variance, min(element) as low, max(element) as high
                 from (select unnest(input[channel:channel])::float8 as element) elements) own);
 comment on function sql_diffusion.to_maps(real[], int, int) is
-  'The feature maps of a tensor (channels, height * width); (channels, height, width) serves as well.';
+  'The feature maps of a tensor (channels, height, width), or (channels, height * width) whose height and width are given.';
 
 create function sql_diffusion.from_maps(maps sql_diffusion.feature_maps) returns real[]
 language sql immutable parallel safe

@@ -84,7 +84,7 @@ begin atomic
          sql_diffusion.check_values(weight, 'group_norm: weight'),
          sql_diffusion.check_values(bias, 'group_norm: bias');
   select sql_diffusion.with_shape(array_agg(element), sql_diffusion.shape(input))
-  from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_of_maps(sql_diffusion.to_maps(input, null, null), num_groups, weight, bias, eps, false))) as element) elements;
+  from (select unnest(sql_diffusion.group_norm_planes(input, sql_diffusion.group_norm_of_maps(sql_diffusion.to_maps(input), num_groups, weight, bias, eps, false))) as element) elements;
 end;
 comment on function sql_diffusion.group_norm(real[], int, real[], real[], double precision) is
   'Group normalization (Wu and He 2018, equations 1, 2 and 7): the channels of the input, shape (channels, ...), fall into num_groups groups of neighbours; each group '

@@ -133,16 +133,10 @@ begin atomic
        lateral (select case
                when prepared.layer is null
                then (select sql_diffusion.conv2d_core(case when scale_factor = 1 then input
-                                                      else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor),
-                                                                                 (input).height * scale_factor, (input).width * scale_factor)
+                                                      else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor))
                                                       end,
-                                                      p.weight,
-                                                      case when extra_bias is null then p.bias
-                                                           when p.bias is null then extra_bias
-                                                           else (select array_agg(pair.x + pair.y) from (select unnest(p.bias) as x, unnest(extra_bias) as y) pair)
-                                                      end,
-                                                      stride, padding, name || ': the input of ' || key, norm, residual, output_scale)
-                     from (select p.weight || '{}'::real[] as weight, p.bias
+                                                      p.weight, prepared.bias, stride, padding, name || ': the input of ' || key, norm, residual, output_scale)
+                     from (select p.weight || '{}'::real[] as weight
                            from sql_diffusion.parameters p
                            where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
                            offset 0) p)

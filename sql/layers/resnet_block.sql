@@ -58,7 +58,7 @@ begin atomic
          end,
          sql_diffusion.check_values(temb, 'resnet_block: temb');
   select sql_diffusion.from_maps(output)
-  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+  from (select sql_diffusion.to_maps(input) as maps offset 0) given,
        sql_diffusion.resnet_block_of_maps(given.maps, temb, model, key, num_groups, eps, time_scale_shift, output_scale_factor, component) output;
 end;
 comment on function sql_diffusion.resnet_block(real[], real[], text, text, int, double precision, text, double precision, text) is

@@ -2,6 +2,17 @@
 -- A number holds one feature of all keys, a slot to a key: feature times number, summed over the features, is a query's
 -- score with every key. A number holds all features of one value: weight times number, summed over the keys, is the output.
 
+create function sql_diffusion.slots(input real[], unit double precision) returns setof numeric
+language sql immutable parallel safe rows 1
+begin atomic
+  select array_to_string(array_agg((element * unit)::int + 55000000), '00000000')::numeric
+  from (select unnest(input) as element) elements
+  offset 0;
+end;
+comment on function sql_diffusion.slots(real[], double precision) is
+  'The elements as one big number, 16 digits to each, the first the most significant: round(element * unit) + 55000000, which is to have 8 digits. A set of one row, so that '
+  'the planner puts the query in its place.';
+
 -- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
 create function sql_diffusion.attention_numbers(query real[], key real[], value real[], name text) returns real[]
 language sql stable strict parallel safe
@@ -27,20 +38,17 @@ return (
                        end as q,
                        least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
                        size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
-       -- the elements of one feature as one big number, 16 digits to each, of which the last 8 are round(element * unit) + 55000000
        lateral (select array_agg(number order by e)
                        || -55000000 * repeat('0000000000000001', size.keys)::numeric as keys,
                        ('1' || repeat('5000000000000000', size.keys + 1))::numeric as keys_half
                 from generate_series(1, size.features) e,
-                     lateral (select array_to_string(array_agg((element * unit.k)::int + 55000000), '00000000')::numeric as number
-                              from (select unnest(key[e:e]) as element) elements) slots offset 0) keys,
+                     sql_diffusion.slots(key[e:e], unit.k) number offset 0) keys,
        lateral (select array_agg(number order by j)
                        || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
                        ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
                 from (select sql_diffusion.transpose(value) as tokens offset 0) transposed,
                      generate_series(1, size.keys) j,
-                     lateral (select array_to_string(array_agg((element * unit.v)::int + 55000000), '00000000')::numeric as number
-                              from (select unnest(transposed.tokens[j:j]) as element) elements) slots offset 0) values,
+                     sql_diffusion.slots(transposed.tokens[j:j], unit.v) number offset 0) values,
        lateral (select array_agg(element * unit.q) as elements
                 from (select unnest(query) as element) elements offset 0) flat,
        lateral (select generate_series(1, size.queries) as i) token,

@@ -20,7 +20,7 @@ begin atomic
   select sql_diffusion.check_tensor(input, 'upsample: input', 'channels, height, width'),
          sql_diffusion.check_values(input, 'upsample: input');
   select sql_diffusion.from_maps(output)
-  from (select sql_diffusion.to_maps(input, array_length(input, 2), array_length(input, 3)) as maps offset 0) given,
+  from (select sql_diffusion.to_maps(input) as maps offset 0) given,
        sql_diffusion.upsample_of_maps(given.maps, model, key, component) output;
 end;
 comment on function sql_diffusion.upsample(real[], text, text, text) is

@@ -27,52 +27,10 @@ create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
 comment on aggregate sql_diffusion.array_cat_agg(anycompatiblearray) is
   'Arrays joined along their first dimension, in the order that is stated: what the shares bring home. NULL counts for nothing.';
 
-create type sql_diffusion.feature_maps as (
-  planes    real[],
-  height    int,
-  width     int,
-  mean      double precision[],
-  variance  double precision[],
-  low       double precision[],
-  high      double precision[]
-);
-comment on type sql_diffusion.feature_maps is
-  'An image inside a network: planes (channels, height * width), and of each channel the mean, the population variance, the least and the greatest value.';
-
-create type sql_diffusion.normalization as (
-  scale      double precision[],
-  shift      double precision[],
-  size       double precision[],
-  with_silu  boolean
-);
-comment on type sql_diffusion.normalization is
-  'What a group norm, and silu after it where with_silu, makes of the pixels of channel c: f(pixel * scale[c] + shift[c]), of at most size[c] either way.';
-
-create type sql_diffusion.conv2d_operands as (
-  planes  numeric[],
-  rest    numeric,
-  unit    double precision,
-  slots   int[],
-  height  int,
-  width   int
-);
-comment on type sql_diffusion.conv2d_operands is
-  'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
-  'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
-  'begins, row by row. height, width: of the output.';
-
-create type sql_diffusion.convolution as (
-  layer         int,
-  out_channels  int,
-  taps          int,
-  bias          real[],
-  operands      sql_diffusion.conv2d_operands,
-  residual      real[],
-  output_scale  double precision
-);
-comment on type sql_diffusion.convolution is
-  'A convolution of which only the multiplications are still to be done: the packed layer, its output channels, the taps of its kernels (height * width), what is added to each output channel, '
-  'what the input brings, the residual (out_channels, height * width) to be added, NULL for none, and the factor of the sum.';
+-- type sql_diffusion.feature_maps
+-- type sql_diffusion.normalization
+-- type sql_diffusion.conv2d_operands
+-- type sql_diffusion.convolution
 
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
 
