@@ -476,6 +476,7 @@ REFUSED = {
     "resnet_block(null, null, 'test', 'block', 1)": "resnet_block: input is null",
     f"attention_block({IMAGE}, 'nobody', 'attention', 1)": "attention_block: model nobody has no parameter attention.to_q of component unet",
     f"downsample({IMAGE}, 'nobody', 'down', 2)": "downsample: padding is 2, expected 0 or 1",
+    "downsample(array_fill(0::real, '{8,4,1}'), 'nobody', 'down', 0)": "downsample: input has shape {8,4,1}, expected at least 2 pixels in height and width with padding 0",
     f"upsample({IMAGE}, 'nobody', 'up')": "upsample: model nobody has no parameter up.conv of component unet",
 }  # fmt: skip
 

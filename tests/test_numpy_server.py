@@ -159,6 +159,7 @@ REFUSED = [
     "attention_block(array_fill(0::real, '{16,2,2}'), 'random', 'mid_block.attentions.0', 3, 4)",
     "attention_block(array_fill(0::real, '{8,2,2}'), 'random', 'mid_block.attentions.0', 2, 4)",
     "downsample(array_fill(0::real, '{8,2,2}'), 'random', 'down_blocks.0.downsamplers.0', 2)",
+    "downsample(array_fill(0::real, '{8,1,4}'), 'random', 'down_blocks.0.downsamplers.0', 0)",
     "downsample(array_fill(0::real, '{9,2,2}'), 'random', 'down_blocks.0.downsamplers.0')",
     "upsample(array_fill(0::real, '{9,2,2}'), 'random', 'up_blocks.0.upsamplers.0')",
     "add_noise('{1}', '{1,2}', 5, 'random')",

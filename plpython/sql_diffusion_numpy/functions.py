@@ -447,6 +447,10 @@ def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None,
     x = tensor(input, "downsample: input", "channels, height, width")
     if padding not in (0, 1):
         fail(f"downsample: padding is {_number(padding)}, expected 0 or 1")
+    if padding == 0 and min(x.shape[1:]) < 2:
+        fail(
+            f"downsample: input has shape {braces(x.shape)}, expected at least 2 pixels in height and width with padding 0"
+        )
     if padding == 0:
         check_all_values("pad", input=(x, input))
     row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})

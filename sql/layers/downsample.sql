@@ -26,6 +26,9 @@ begin atomic
          case when padding is null or padding not in (0, 1) then
            sql_diffusion.fail(format('downsample: padding is %s, expected 0 or 1', coalesce(padding::text, 'null')))
          end;
+  select case when padding = 0 and least(array_length(input, 2), array_length(input, 3)) < 2 then
+           sql_diffusion.fail(format('downsample: input has shape %s, expected at least 2 pixels in height and width with padding 0', sql_diffusion.shape(input)))
+         end;
   select sql_diffusion.from_maps(output)
   from (select sql_diffusion.to_maps(input) as maps offset 0) given,
        sql_diffusion.downsample_of_maps(given.maps, model, key, padding, component) output;
