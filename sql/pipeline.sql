@@ -54,8 +54,8 @@ language sql stable parallel safe rows 50
 begin atomic
   with recursive
   ready as materialized (
-    select sql_diffusion.check_model(model) as model_is_whole,
-           case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given
+    select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
+           sql_diffusion.check_model(model) as model_is_whole
   ),
   -- Made once: what stays the same from step to step.
   plan as materialized (

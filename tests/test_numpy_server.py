@@ -154,6 +154,7 @@ REFUSED = [
     "resnet_block(array_fill(0::real, '{16,2,2}'), '{1}', 'random', 'mid_block.resnets.0', 4)",
     "resnet_block(array_fill(0::real, '{16,2,2}'), null, 'random', 'mid_block.resnets.0', 4, time_scale_shift => 'x')",
     "resnet_block(array_fill(0::real, '{16,2,2}'), null, 'random', 'mid_block.resnets.0', 4, output_scale_factor => 0)",
+    "resnet_block(array_fill(0::real, '{16,2,2}'), array_fill(0::real, '{32}'), 'random', 'mid_block.resnets.0', 4, time_scale_shift => 'scale_shift')",
     "resnet_block(array_fill(0::real, '{16,2,2}'), null, 'random', 'nothing', 4)",
     "resnet_block(array_fill(0::real, '{16,2,2}'), null, 'nobody', 'mid_block.resnets.0', 4)",
     "attention_block(array_fill(0::real, '{16,2,2}'), 'random', 'mid_block.attentions.0', 3, 4)",

@@ -409,6 +409,15 @@ def resnet_block(
                 f"resnet_block: the input of {key}.time_emb_proj has shape {braces(time.shape)}, "
                 f"expected a last dimension of {projection.shape[1]}"
             )
+        norm = parameters.read_parameter(plpy, model, component, _module(key, "norm2"))
+        if norm is not None:
+            channels = len(norm[0])
+            expected = 2 * channels if time_scale_shift == "scale_shift" else channels
+            if len(projection) != expected:
+                fail(
+                    f"resnet_block: {key}.time_emb_proj has {len(projection)} outputs, expected {expected} "
+                    f"for the {channels} channels of {key}.norm2 and time_scale_shift {time_scale_shift}"
+                )
     network, activation = _block(plpy, row, x, model, component, _module(key, "norm1"))
     no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
     projected = no_time if time is None else unet.project(network, time)
