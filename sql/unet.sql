@@ -487,6 +487,7 @@ set jit = off
 set enable_memoize = off                            -- which would hash and keep every tensor
 set join_collapse_limit = 1                         -- the layers run in the order in which they stand
 set work_mem = '64MB'                               -- so that no tensor goes to a file on its way to the next step
+set plan_cache_mode = force_generic_plan           -- or PostgreSQL 18 plans every layer for the arguments that came
 begin atomic
   with recursive
   temb as materialized (

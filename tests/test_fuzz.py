@@ -158,7 +158,12 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
         ]
     ),
     "sql_diffusion.convolution": st.sampled_from(
-        [None, "(,,,,,,)", '(1,1,9,{0},"({},0,1,{},1,1)",,1)', '(-1,1,-1,{NULL},"({1},NaN,NaN,{2},0,0)",{1},0)']
+        [
+            None,
+            "(" + "," * 17 + ")",
+            "(1,1,9,{0},{},0,1,{},1,1,,1,,,,,,)",
+            "(-1,1,-1,{NULL},{1},NaN,NaN,{2},0,0,{1},0,1,{1},{},0,NaN,{2})",
+        ]
     ),
     "sql_diffusion.plan_step": st.sampled_from([None]),
     "sql_diffusion.plan_step[]": st.sampled_from([None, "{}"]),

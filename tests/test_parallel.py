@@ -57,8 +57,8 @@ def test_the_planner_gives_shares_to_workers(connection: psycopg.Connection) -> 
     connection.execute("set local max_parallel_workers_per_gather = 2")
     for function in (
         "attention_heads_packed(null, null, null, 8, s.share, s.share)",
-        "conv2d_channels(null, s.share, s.share, 1, 1, 1, 1, null, null, 'test')",
-        "conv2d_packed(null, s.share, s.share)",
+        "conv2d_channels_share(null, s.share, s.share, 1, 1, 1, 1, null, null, 'test')",
+        "conv2d_packed_share(null, s.share, s.share)",
     ):
         query = f"explain (costs off) select sql_diffusion.{function} from sql_diffusion.shares s"
         plan = "\n".join(row[0] for row in connection.execute(query.encode()))
@@ -70,14 +70,13 @@ def test_every_share_lies_on_a_page_of_its_own(connection: psycopg.Connection) -
     row = connection.execute(
         "select count(*), count(distinct (ctid::text::point)[0]) from sql_diffusion.shares"
     ).fetchone()
-    assert row == (32, 32)
+    assert row == (64, 64)
 
 
-@pytest.mark.parametrize("n", [1, 2, 16, 31, 32, 33, 48, 512])
+@pytest.mark.parametrize("n", [1, 2, 16, 48, 63, 64, 65, 512])
 def test_every_thing_belongs_to_one_share(connection: psycopg.Connection, n: int) -> None:
     rows = connection.execute(
-        "select thing from (select share from sql_diffusion.shares order by share) s, "
-        "generate_series(sql_diffusion.share_first(s.share, %s), sql_diffusion.share_last(s.share, %s)) thing order by s.share, thing",
-        [n, n],
+        "select thing from (select * from sql_diffusion.shares_of(%s) order by share) s, generate_series(s.first, s.last) thing order by s.share, thing",
+        [n],
     ).fetchall()
     assert [row[0] for row in rows] == list(range(1, n + 1))

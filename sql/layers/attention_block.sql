@@ -14,9 +14,12 @@ create function sql_diffusion.attention_heads_packed(
 ) returns real[]
 language sql stable parallel safe cost 1000000
 set jit = off
-return sql_diffusion.attention_heads((sql_diffusion.conv2d_packed(query, (first - 1) * features + 1, last * features)).planes,
-                                     (sql_diffusion.conv2d_packed(attention_heads_packed.key, (first - 1) * features + 1, last * features)).planes,
-                                     (sql_diffusion.conv2d_packed(value, (first - 1) * features + 1, last * features)).planes, features, 1, last - first + 1);
+set enable_memoize = off
+return (
+  select sql_diffusion.attention_heads(q.planes, k.planes, v.planes, features, 1, last - first + 1)
+  from sql_diffusion.conv2d_packed(query, (first - 1) * features + 1, last * features) q,
+       sql_diffusion.conv2d_packed(attention_heads_packed.key, (first - 1) * features + 1, last * features) k,
+       sql_diffusion.conv2d_packed(value, (first - 1) * features + 1, last * features) v);
 comment on function sql_diffusion.attention_heads_packed(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int, int, int) is
   'attention_heads of what three convolutions are going to give.';
 
@@ -25,13 +28,11 @@ create function sql_diffusion.attention_heads_parallel(
 ) returns table (share int, planes real[])
 language sql stable parallel safe rows 16
 set jit = off
+set plan_cache_mode = force_generic_plan
 begin atomic
   select s.share,
-         sql_diffusion.attention_heads_packed(query, attention_heads_parallel.key, value, features,
-                                              sql_diffusion.share_first(s.share, (query).out_channels / features),
-                                              sql_diffusion.share_last(s.share, (query).out_channels / features)) as planes
-  from sql_diffusion.shares s
-  where sql_diffusion.share_first(s.share, (query).out_channels / features) <= sql_diffusion.share_last(s.share, (query).out_channels / features);
+         sql_diffusion.attention_heads_packed(query, attention_heads_parallel.key, value, features, s.first, s.last) as planes
+  from sql_diffusion.shares_of((query).out_channels / features) s;
 end;
 comment on function sql_diffusion.attention_heads_parallel(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int) is
   'attention_heads_packed of all heads, by several processes where the server allows it (sql/parallel.sql).';

@@ -80,20 +80,16 @@ comment on function sql_diffusion.conv2d_row_stride(int, int, int) is
 
 create function sql_diffusion.conv2d_channels(
   input real[], first int, last int, height int, width int, scale_factor int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
-) returns numeric[]
-language sql immutable parallel safe cost 1000000
-set jit = off
-set enable_memoize = off
-return (
-  select array_agg((case
-                    when octet_length(flat.digits) <> 16 * height * width * scale_factor - 8
-                    then sql_diffusion.fail(name || ' holds null elements')::text
-                    when row_stride = width and scale_factor = 1
-                    then encode(flat.digits, 'escape')
-                    else (select encode(string_agg(substring(flat.digits from 16 * width * scale_factor * (y / scale_factor) + 1 for 16 * width * scale_factor - 8), gap.zeros), 'escape')
-                          from (select generate_series(0, height * scale_factor - 1) as y) lines)
-                    end)::numeric order by c)
-  from (select convert_to(repeat('0', 16 * (row_stride - width * scale_factor) + 8), 'SQL_ASCII') as zeros offset 0) gap,
+) returns table (planes numeric[])
+language sql immutable parallel safe rows 1
+begin atomic
+  select array_agg(case when octet_length(written.digits) = 16 * ((height * scale_factor - 1) * row_stride + width * scale_factor)
+                   then written.digits::numeric
+                   else sql_diffusion.fail(name || ' holds null elements')::int
+                   end order by c) as planes
+  -- the pixels of a line follow one another; where no gap parts the lines, the whole plane is one
+  from (select case when row_stride = width then height * width else width end as pixels,
+               repeat('0', 16 * (row_stride - width * scale_factor)) as gap offset 0) line,
        generate_series(first, last) c,
        lateral (select factors[c] as factor, (norm).scale[c] / 2 as scale, (norm).shift[c] / 2 as shift, coalesce((norm).with_silu, false) as with_silu offset 0) channel,
        lateral (select case
@@ -106,48 +102,49 @@ return (
                              from (select unnest(input[c:c]) * channel.scale + channel.shift as half offset 0) normalized)
                        else (select array_agg(((pixel * channel.scale + channel.shift) * 2 * channel.factor)::int + 55000000)
                              from (select unnest(input[c:c]) as pixel) pixels)
-                       end as integers offset 0) written,
-       lateral (select convert_to(case when scale_factor = 1
-                                  then array_to_string(written.integers, '00000000')
-                                  else (select string_agg(array_to_string(array_fill(pixel, array[scale_factor]), '00000000'), '00000000')
-                                        from (select unnest(written.integers) as pixel) pixels)
-                                  end, 'SQL_ASCII') as digits offset 0) flat);
+                       end as integers offset 0) plane,
+       lateral (select string_agg(case when scale_factor = 1
+                                  then '00000000' || array_to_string(plane.integers[start : start + line.pixels - 1], '00000000')
+                                  else (select string_agg(slots, line.gap)
+                                        from (select string_agg(repeat('00000000' || pixel, scale_factor), '') as slots
+                                              from (select unnest(plane.integers[start : start + line.pixels - 1]) as pixel) pixels offset 0) own,
+                                             generate_series(1, scale_factor))
+                                  end, line.gap) as digits
+                from (select generate_series(1, height * width, line.pixels) as start) lines offset 0) written;
+end;
 comment on function sql_diffusion.conv2d_channels(real[], int, int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
   'Channels first to last of an input, planes of height * width, as big numbers: normalized on the way where norm is not NULL, every pixel as a square of scale_factor pixels. '
-  'factors: the units to the value 1, for each channel.';
+  'factors: the units to the value 1, for each channel. A set of one row, so that the planner puts the query in its place.';
+
+-- A query with another put in its place is not shared out: what workers run is a function, which they plan themselves.
+create function sql_diffusion.conv2d_channels_share(
+  input real[], first int, last int, height int, width int, scale_factor int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
+) returns numeric[]
+language sql immutable parallel safe cost 1000000
+set jit = off
+set enable_memoize = off
+return (select c.planes from sql_diffusion.conv2d_channels(input, first, last, height, width, scale_factor, row_stride, factors, norm, name) c);
+comment on function sql_diffusion.conv2d_channels_share(real[], int, int, int, int, int, int, double precision[], sql_diffusion.normalization, text) is
+  'conv2d_channels as a worker runs it.';
 
 create function sql_diffusion.conv2d_channels_parallel(
   input real[], height int, width int, scale_factor int, row_stride int, factors double precision[], norm sql_diffusion.normalization, name text
 ) returns table (share int, planes numeric[])
 language sql immutable parallel safe rows 16
 set jit = off
+set plan_cache_mode = force_generic_plan
 begin atomic
   select s.share,
-         sql_diffusion.conv2d_channels(input, sql_diffusion.share_first(s.share, array_length(input, 1)), sql_diffusion.share_last(s.share, array_length(input, 1)),
-                                       height, width, scale_factor, row_stride, factors, norm, name) as planes
-  from sql_diffusion.shares s
-  where sql_diffusion.share_first(s.share, array_length(input, 1)) <= sql_diffusion.share_last(s.share, array_length(input, 1));
+         sql_diffusion.conv2d_channels_share(input, s.first, s.last, height, width, scale_factor, row_stride, factors, norm, name) as planes
+  from sql_diffusion.shares_of(array_length(input, 1)) s;
 end;
 comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int, int, double precision[], sql_diffusion.normalization, text) is
   'conv2d_channels of all channels, by several processes where the server allows it (sql/parallel.sql).';
 
-create type sql_diffusion.conv2d_operands as (
-  planes  numeric[],
-  rest    numeric,
-  unit    double precision,
-  slots   int[],
-  height  int,
-  width   int
-);
-comment on type sql_diffusion.conv2d_operands is
-  'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
-  'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
-  'begins, row by row. height, width: of the output.';
-
 create function sql_diffusion.conv2d_operands(
   input sql_diffusion.feature_maps, largest double precision[], norm sql_diffusion.normalization,
   kernel_height int, kernel_width int, stride int, padding int, scale_factor int, name text
-) returns setof sql_diffusion.conv2d_operands
+) returns table (planes numeric[], rest numeric, unit double precision, slots int[], height int, width int)
 language sql immutable parallel safe rows 1
 begin atomic
   select image.planes || -55000000 * constant.ones,
@@ -172,29 +169,37 @@ begin atomic
        lateral (select array_agg(l * fixed.unit) as factors
                 from (select unnest(largest) as l) channels offset 0) scaled,
        -- starting a worker takes some four milliseconds, and bringing the numbers home as long; these are nanoseconds
-       lateral (select case when cardinality((input).planes)::bigint * case when (norm).with_silu then 300 else 150 end > 30000000
-                       then (select array_agg(number)
-                             from (select unnest(c.planes) as number
-                                   from sql_diffusion.conv2d_channels_parallel((input).planes, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name) c
-                                   order by c.share) numbers)
-                       else sql_diffusion.conv2d_channels((input).planes, 1, size.channels, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name)
-                       end as planes offset 0) image,
-       lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
+       lateral (select cardinality((input).planes)::bigint * case when (norm).with_silu then 250 else 170 end > 12000000 as dear offset 0) cost
+       left join lateral (select array_agg(number) as planes
+                          from (select unnest(c.planes) as number
+                                from sql_diffusion.conv2d_channels_parallel((input).planes, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name) c
+                                where cost.dear
+                                order by c.share) numbers offset 0) shared
+       on true
+       left join lateral (select c.planes
+                          from sql_diffusion.conv2d_channels((input).planes, 1, size.channels, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name) c
+                          where not cost.dear
+                          offset 0) own
+       on true
+       cross join lateral (select coalesce(shared.planes, own.planes) as planes offset 0) image
+       cross join lateral (select left(repeat(repeat('0000000000000001', size.width) || repeat('0', 16 * (size.row_stride - size.width)), size.height),
                             16 * ((size.height - 1) * size.row_stride + size.width))::numeric as ones,
                        left(repeat(repeat('0000000000000001', kernel_width) || repeat('0', 16 * (size.row_stride - kernel_width)), kernel_height),
                             16 * ((kernel_height - 1) * size.row_stride + kernel_width))::numeric as box,
                        -- in every slot of the product 5e15, so that what is read from it is never negative
                        ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
-                offset 0) constant,
-       lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
-                       (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape,
-       lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
+                offset 0) constant
+       cross join lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
+                       (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape
+       cross join lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
                 from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output
   offset 0;
 end;
 comment on function sql_diffusion.conv2d_operands(sql_diffusion.feature_maps, double precision[], sql_diffusion.normalization, int, int, int, int, int, text) is
-  'What an input brings to its convolution; norm is what is done to its pixels first, NULL for nothing, and scale_factor how many times as high and wide it is made by repeating them. '
-  'The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
+  'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
+  'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
+  'begins, row by row. height, width: of the output. norm is what is done to the pixels first, NULL for nothing, and scale_factor how many times as high and wide the input is made by '
+  'repeating them. The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_plane(
   kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real, residual real[], output_scale double precision

@@ -14,21 +14,34 @@ comment on function sql_diffusion.check_parameter(text, text, text, text) is
   'Refuses a module that the model does not have. The name opens the message: "resnet_block".';
 
 create type sql_diffusion.convolution as (
-  layer         int,
-  out_channels  int,
-  taps          int,
-  bias          real[],
-  operands      sql_diffusion.conv2d_operands,
-  residual      real[],
-  output_scale  double precision
+  layer            int,
+  out_channels     int,
+  taps             int,
+  bias             real[],
+  planes           numeric[],
+  rest             numeric,
+  unit             double precision,
+  slots            int[],
+  height           int,
+  width            int,
+  residual         real[],
+  output_scale     double precision,
+  shortcut_layer   int,
+  shortcut_bias    real[],
+  shortcut_planes  numeric[],
+  shortcut_rest    numeric,
+  shortcut_unit    double precision,
+  shortcut_slots   int[]
 );
 comment on type sql_diffusion.convolution is
   'A convolution of which only the multiplications are still to be done: the packed layer, its output channels, the taps of its kernels (height * width), what is added to each output channel, '
-  'what the input brings, the residual (out_channels, height * width) to be added, NULL for none, and the factor of the sum.';
+  'what the input brings (conv2d_operands), the residual (out_channels, height * width) to be added, NULL for none, and the factor of the sum. The shortcut, where there is one, is a convolution of '
+  '1x1 kernels that gives the residual.';
 
 create function sql_diffusion.conv2d_prepared(
   input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
-  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1
+  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1,
+  shortcut sql_diffusion.convolution default null
 ) returns setof sql_diffusion.convolution
 language sql stable parallel safe rows 1
 begin atomic
@@ -36,9 +49,20 @@ begin atomic
          layer.out_channels,
          layer.kernel_height * layer.kernel_width,
          layer.bias,
-         ready.operands,
+         ready.planes,
+         ready.rest,
+         ready.unit,
+         ready.slots,
+         ready.height,
+         ready.width,
          residual,
-         output_scale
+         output_scale,
+         (shortcut).layer,
+         (shortcut).bias,
+         (shortcut).planes,
+         (shortcut).rest,
+         (shortcut).unit,
+         (shortcut).slots
   from (select case
                when p.out_channels is null
                then sql_diffusion.check_parameter(conv2d_prepared.model, conv2d_prepared.component, conv2d_prepared.key, name)
@@ -74,7 +98,7 @@ begin atomic
              on l.model = conv2d_prepared.model and l.component = conv2d_prepared.component and l.key = conv2d_prepared.key
                 and l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding)
         offset 0) layer
-       left join lateral (select operands
+       left join lateral (select operands.planes, operands.rest, operands.unit, operands.slots, operands.height, operands.width
                           from sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, scale_factor,
                                                              name || ': the input of ' || key) operands
                           where layer.ready
@@ -82,34 +106,49 @@ begin atomic
        on true
   offset 0;
 end;
-comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int) is
+comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int, sql_diffusion.convolution) is
   'The convolution with the parameters of the module with this key, of this input, up to its multiplications; without a layer where the module is not packed for an image of this width. '
   'Arguments as for conv2d_module. A set of one row, so that the planner puts the query in its place.';
 
-create function sql_diffusion.conv2d_packed(convolution sql_diffusion.convolution, first int, last int) returns sql_diffusion.feature_maps
+create function sql_diffusion.conv2d_packed(convolution sql_diffusion.convolution, first int, last int) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select array_agg(plane.pixels order by k.out_channel), (convolution).height, (convolution).width,
+         array_agg(plane.mean order by k.out_channel), array_agg(plane.variance order by k.out_channel),
+         array_agg(plane.low order by k.out_channel), array_agg(plane.high order by k.out_channel)
+  from sql_diffusion.packed_kernels k
+       left join lateral (select plane.pixels
+                          from sql_diffusion.packed_kernels s,
+                               sql_diffusion.conv2d_plane(s.kernels, (convolution).shortcut_planes, (convolution).shortcut_rest, (convolution).shortcut_unit,
+                                                          (convolution).shortcut_slots, (convolution).shortcut_bias[s.out_channel], null, 1) plane
+                          where s.layer = (convolution).shortcut_layer
+                            and s.out_channel = k.out_channel
+                          offset 0) shortcut
+       on true
+       cross join sql_diffusion.conv2d_plane(k.kernels, (convolution).planes, (convolution).rest, (convolution).unit, (convolution).slots,
+                                             (convolution).bias[k.out_channel], coalesce(shortcut.pixels, (convolution).residual[k.out_channel:k.out_channel]),
+                                             (convolution).output_scale) plane
+  where k.layer = (convolution).layer
+    and k.out_channel between first and last
+  offset 0;
+end;
+comment on function sql_diffusion.conv2d_packed(sql_diffusion.convolution, int, int) is
+  'The output channels first to last of a convolution. A set of one row, so that the planner puts the query in its place.';
+
+create function sql_diffusion.conv2d_packed_share(convolution sql_diffusion.convolution, first int, last int) returns sql_diffusion.feature_maps
 language sql stable parallel safe cost 1000000
 set jit = off
 set enable_memoize = off
-begin atomic
-  select row(array_agg(plane.pixels order by k.out_channel), ((convolution).operands).height, ((convolution).operands).width,
-             array_agg(plane.mean order by k.out_channel), array_agg(plane.variance order by k.out_channel),
-             array_agg(plane.low order by k.out_channel), array_agg(plane.high order by k.out_channel))::sql_diffusion.feature_maps
-  from sql_diffusion.packed_kernels k,
-       sql_diffusion.conv2d_plane(k.kernels, ((convolution).operands).planes, ((convolution).operands).rest, ((convolution).operands).unit, ((convolution).operands).slots,
-                                  (convolution).bias[k.out_channel], (convolution).residual[k.out_channel:k.out_channel], (convolution).output_scale) plane
-  where k.layer = (convolution).layer
-    and k.out_channel between first and last;
-end;
-comment on function sql_diffusion.conv2d_packed(sql_diffusion.convolution, int, int) is 'The output channels first to last of a convolution.';
+return (select maps from sql_diffusion.conv2d_packed(convolution, first, last) maps);
+comment on function sql_diffusion.conv2d_packed_share(sql_diffusion.convolution, int, int) is 'conv2d_packed as a worker runs it.';
 
 create function sql_diffusion.conv2d_packed_parallel(convolution sql_diffusion.convolution) returns table (share int, maps sql_diffusion.feature_maps)
 language sql stable parallel safe rows 16
 set jit = off
+set plan_cache_mode = force_generic_plan
 begin atomic
-  select s.share,
-         sql_diffusion.conv2d_packed(convolution, sql_diffusion.share_first(s.share, (convolution).out_channels), sql_diffusion.share_last(s.share, (convolution).out_channels)) as maps
-  from sql_diffusion.shares s
-  where sql_diffusion.share_first(s.share, (convolution).out_channels) <= sql_diffusion.share_last(s.share, (convolution).out_channels);
+  select s.share, sql_diffusion.conv2d_packed_share(convolution, s.first, s.last) as maps
+  from sql_diffusion.shares_of((convolution).out_channels) s;
 end;
 comment on function sql_diffusion.conv2d_packed_parallel(sql_diffusion.convolution) is
   'conv2d_packed of all output channels, by several processes where the server allows it (sql/parallel.sql).';
@@ -117,25 +156,29 @@ comment on function sql_diffusion.conv2d_packed_parallel(sql_diffusion.convoluti
 create function sql_diffusion.conv2d_nanoseconds(convolution sql_diffusion.convolution) returns bigint
 language sql immutable parallel safe
 return (convolution).out_channels
-       * (((convolution).operands).slots[cardinality(((convolution).operands).slots)] / 16 * cardinality(((convolution).operands).planes)::bigint * (9 + (convolution).taps)
-          + cardinality(((convolution).operands).slots) * 300);
+       * ((convolution).slots[cardinality((convolution).slots)] / 16 * cardinality((convolution).planes)::bigint * (9 + (convolution).taps) + cardinality((convolution).slots) * 250
+          + coalesce((convolution).shortcut_slots[cardinality((convolution).shortcut_slots)] / 16 * cardinality((convolution).shortcut_planes)::bigint * 10
+                     + cardinality((convolution).shortcut_slots) * 250, 0));
 comment on function sql_diffusion.conv2d_nanoseconds(sql_diffusion.convolution) is
   'About the nanoseconds that the multiplications of a convolution take in one process: whether to start workers, which takes some four milliseconds.';
 
 create function sql_diffusion.conv2d_module(
   input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
-  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1
+  norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1,
+  shortcut sql_diffusion.convolution default null
 ) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
 begin atomic
   select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
-  from sql_diffusion.conv2d_prepared(input, model, component, key, stride, padding, name, extra_bias, norm, residual, output_scale, scale_factor) prepared,
-       lateral (select case
+  from (select case
                when prepared.layer is null
                then (select sql_diffusion.conv2d_core(case when scale_factor = 1 then input
                                                       else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor))
                                                       end,
-                                                      p.weight, prepared.bias, stride, padding, name || ': the input of ' || key, norm, residual, output_scale)
+                                                      p.weight, prepared.bias, stride, padding, name || ': the input of ' || key, norm,
+                                                      coalesce(residual, (select maps.planes
+                                                                          from sql_diffusion.conv2d_packed(shortcut, 1, (shortcut).out_channels) maps
+                                                                          where (shortcut).layer is not null)), output_scale)
                      from (select p.weight || '{}'::real[] as weight
                            from sql_diffusion.parameters p
                            where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
@@ -145,13 +188,15 @@ begin atomic
                                 sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
                                 sql_diffusion.array_cat_agg((c.maps).low order by c.share), sql_diffusion.array_cat_agg((c.maps).high order by c.share))::sql_diffusion.feature_maps
                      from sql_diffusion.conv2d_packed_parallel(prepared) c)
-               else sql_diffusion.conv2d_packed(prepared, 1, prepared.out_channels)
-               end as maps offset 0) done
+               else (select maps from sql_diffusion.conv2d_packed(prepared, 1, prepared.out_channels) maps)
+               end as maps
+        from sql_diffusion.conv2d_prepared(input, model, component, key, stride, padding, name, extra_bias, norm, residual, output_scale, scale_factor, shortcut) prepared
+        offset 0) done
   offset 0;
 end;
-comment on function sql_diffusion.conv2d_module(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int) is
+comment on function sql_diffusion.conv2d_module(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int, sql_diffusion.convolution) is
   'conv2d with the parameters of the module with this key, packed if they are. extra_bias, shape (out), is added to the module''s own; norm is done to the input first, and every pixel of it repeated '
-  'scale_factor times down and across; the residual, (out, height * width), is added, and the sum multiplied by output_scale. A linear layer''s weight, shape (out, in), is applied to each pixel, as a '
+  'scale_factor times down and across; the residual, (out, height * width), is added, or what a packed convolution, the shortcut, is going to give, and the sum multiplied by output_scale. A linear layer''s weight, shape (out, in), is applied to each pixel, as a '
   '1x1 kernel. The padding is smaller than the kernel. The name opens error messages. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.linear_module(input real[], model text, component text, key text, name text) returns real[]

@@ -8,7 +8,19 @@ begin atomic
   select second.planes, second.height, second.width, second.mean, second.variance, second.low, second.high
   from (select case when temb is not null
                then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
-               end as features offset 0) time
+               end as features offset 0) projected
+       left join lateral (select array_length(p.weight, 1) as channels,
+                                 array_length(p.weight, 1) * case time_scale_shift when 'scale_shift' then 2 else 1 end as outputs
+                          from sql_diffusion.parameters p
+                          where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component and p.key = resnet_block_of_maps.key || '.norm2') expected
+       on true
+       cross join lateral (select case
+                                  when cardinality(projected.features) <> expected.outputs
+                                  then array[sql_diffusion.fail(format('resnet_block: %s.time_emb_proj has %s outputs, expected %s for the %s channels of %s.norm2 and time_scale_shift %s',
+                                                                       resnet_block_of_maps.key, cardinality(projected.features), expected.outputs, expected.channels,
+                                                                       resnet_block_of_maps.key, time_scale_shift))::int]::real[]
+                                  else projected.features
+                                  end as features offset 0) time
        cross join sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1
        cross join sql_diffusion.conv2d_module(input, model, component, key || '.conv1', 1, 1, 'resnet_block',
                                               extra_bias => case when time_scale_shift = 'default' then time.features end, norm => norm1) first
@@ -17,13 +29,19 @@ begin atomic
        cross join lateral (select exists (select from sql_diffusion.parameters p
                                           where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
                                             and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
+       left join lateral (select convolution
+                          from sql_diffusion.conv2d_prepared(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') convolution
+                          where shortcut.exists
+                          offset 0) packed
+       on true
        left join lateral (select maps.planes
                           from sql_diffusion.conv2d_module(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') maps
-                          where shortcut.exists
-                          offset 0) direct
+                          where shortcut.exists and (packed.convolution).layer is null
+                          offset 0) plain
        on true
        cross join sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
-                                              residual => case when shortcut.exists then direct.planes else (input).planes end, output_scale => 1 / output_scale_factor) second
+                                              residual => case when shortcut.exists then plain.planes else (input).planes end, shortcut => packed.convolution,
+                                              output_scale => 1 / output_scale_factor) second
   offset 0;
 end;
 comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text) is

@@ -10,13 +10,13 @@ create table sql_diffusion.shares (
   share  int primary key,
   page   text not null
 );
-comment on table sql_diffusion.shares is 'Thirty-two shares of a layer''s work, which parallel workers take one after the other.';
-comment on column sql_diffusion.shares.share is 'its number, 1 to 32';
+comment on table sql_diffusion.shares is 'Sixty-four shares of a layer''s work, which parallel workers take one after the other.';
+comment on column sql_diffusion.shares.share is 'its number, 1 to 64';
 comment on column sql_diffusion.shares.page is 'nothing: what fills the row''s page, since workers share a table out page by page';
 
 alter table sql_diffusion.shares set (fillfactor = 10, parallel_workers = 8);
 insert into sql_diffusion.shares (share, page)
-select share, repeat('-', 1000) from generate_series(1, 32) share;
+select share, repeat('-', 1000) from generate_series(1, 64) share;
 grant select on sql_diffusion.shares to public;
 
 create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
@@ -29,7 +29,6 @@ comment on aggregate sql_diffusion.array_cat_agg(anycompatiblearray) is
 
 -- type sql_diffusion.feature_maps
 -- type sql_diffusion.normalization
--- type sql_diffusion.conv2d_operands
 -- type sql_diffusion.convolution
 
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
