@@ -204,6 +204,21 @@ def far_outliers(rng: np.random.Generator, input: torch.Tensor, weight: torch.Te
     input.view(-1)[rng.integers(input.numel())] = 300
 
 
+def outliers_that_never_meet(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) -> None:
+    """The first pixel and the last tap: their product would be larger than any sum that there is."""
+    input[5, 0, 0] = weight[2, 5, -1, -1] = 1e4
+    if weight.shape[2] == 1:  # where they meet at every pixel
+        weight[2, 5] = 1
+
+
+def nothing_but_crumbs(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) -> None:
+    """Outliers beside which all that gives an output rounds to nothing."""
+    input.zero_()
+    weight.zero_()
+    input[0, 0, 0] = weight[0, 0, -1, -1] = 1e9
+    input[0, 3, 3] = 1e-9
+
+
 def zero_channels(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) -> None:
     input[::2] = 0
     weight[:, 1::3] = 0
@@ -233,7 +248,19 @@ def huge(rng: np.random.Generator, input: torch.Tensor, weight: torch.Tensor) ->
 
 
 @pytest.mark.parametrize(
-    "distort", [outliers, outliers_of_weights, far_outliers, zero_channels, uneven_channels, one_sided, tiny, huge]
+    "distort",
+    [
+        outliers,
+        outliers_of_weights,
+        far_outliers,
+        outliers_that_never_meet,
+        nothing_but_crumbs,
+        zero_channels,
+        uneven_channels,
+        one_sided,
+        tiny,
+        huge,
+    ],
 )
 @pytest.mark.parametrize("size", [3, 1])
 def test_conv2d_of_any_values(

@@ -144,7 +144,7 @@ comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int
 create function sql_diffusion.conv2d_operands(
   input sql_diffusion.feature_maps, largest double precision[], norm sql_diffusion.normalization,
   kernel_height int, kernel_width int, stride int, padding int, scale_factor int, name text
-) returns table (planes numeric[], rest numeric, unit double precision, slots int[], height int, width int)
+) returns table (planes numeric[], rest numeric, unit double precision, slots int[], height int, width int, error double precision)
 language sql immutable parallel safe rows 1
 begin atomic
   select image.planes || -55000000 * constant.ones,
@@ -153,7 +153,9 @@ begin atomic
          1 / (fixed.unit * size.tap_unit),
          output.slots,
          shape.height,
-         shape.width
+         shape.width,
+         -- four standard deviations of what rounding adds to a sum: of size / tap_unit by the taps, of 1 / unit by the pixels
+         case when fixed.squares > 0 then 4 * sqrt(kernel_height * kernel_width * (fixed.squares / size.tap_unit ^ 2 + size.channels / fixed.unit ^ 2) / 12) else 0 end
   from (select cardinality((input).mean) as channels,
                (input).height * scale_factor as height,
                (input).width * scale_factor as width,
@@ -163,7 +165,8 @@ begin atomic
                        then sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        else coalesce(least(44999999 / nullif(max(channel.size), 0),
                                            4.9e15 / (size.tap_unit * kernel_height * kernel_width * nullif(sum(channel.size), 0))), 1)
-                       end as unit
+                       end as unit,
+                       sum(channel.size ^ 2) as squares
                 from (select own.largest * coalesce(own.size, greatest(-own.low, own.high)) as size
                       from unnest(largest, (norm).size, (input).low, (input).high) own (largest, size, low, high)) channel offset 0) fixed,
        lateral (select array_agg(l * fixed.unit) as factors
@@ -198,7 +201,7 @@ end;
 comment on function sql_diffusion.conv2d_operands(sql_diffusion.feature_maps, double precision[], sql_diffusion.normalization, int, int, int, int, int, text) is
   'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
   'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
-  'begins, row by row. height, width: of the output. norm is what is done to the pixels first, NULL for nothing, and scale_factor how many times as high and wide the input is made by '
+  'begins, row by row. height, width: of the output. error: what rounding may have added to an output. norm is what is done to the pixels first, NULL for nothing, and scale_factor how many times as high and wide the input is made by '
   'repeating them. The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_plane(
@@ -224,28 +227,81 @@ comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, do
   'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns, and its statistics; the residual, of the same shape or NULL, is '
   'added, and the sum multiplied by output_scale. A set of one row, so that the planner puts the query in its place.';
 
--- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
-create function sql_diffusion.conv2d_numbers(
+create function sql_diffusion.conv2d_rounded(
   input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
   residual real[] default null, output_scale double precision default 1
-) returns sql_diffusion.feature_maps
-language sql stable parallel safe
-set jit = off
-set enable_memoize = off
-return (
+) returns table (maps sql_diffusion.feature_maps, largest double precision[], unit double precision, error double precision)
+language sql stable parallel safe rows 1
+begin atomic
   select row(array_agg(plane.pixels order by kernel.out_channel), max(operand.height), max(operand.width),
              array_agg(plane.mean order by kernel.out_channel), array_agg(plane.variance order by kernel.out_channel),
-             array_agg(plane.low order by kernel.out_channel), array_agg(plane.high order by kernel.out_channel))::sql_diffusion.feature_maps
+             array_agg(plane.low order by kernel.out_channel), array_agg(plane.high order by kernel.out_channel))::sql_diffusion.feature_maps as maps,
+         max(layer.largest) as largest,
+         max(operand.unit) as unit,
+         max(operand.error) / greatest(max(plane.high), -min(plane.low), 1e-100) as error
   from (select coalesce(array_length(weight, 3), 1) as kernel_height,
                coalesce(array_length(weight, 4), 1) as kernel_width,
                sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
        sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, 1, name) operand,
        sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride((input).width, layer.kernel_width, padding)) kernel,
        sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel],
-                                  residual[kernel.out_channel:kernel.out_channel], output_scale) plane);
-comment on function sql_diffusion.conv2d_numbers(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
+                                  residual[kernel.out_channel:kernel.out_channel], output_scale) plane
+  offset 0;
+end;
+comment on function sql_diffusion.conv2d_rounded(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
+  'conv2d_numbers without correction; with conv2d_largest(weight), what 1 in a slot stands for, and four standard deviations of what rounding may have added to a sum, as a share of the '
+  'largest output. A set of one row, so that the planner puts the query in its place.';
+
+-- An outlier of the input and one of the weights that share a channel but never meet at a pixel make units far too coarse for the outputs that there are. Then what
+-- rounding took from the operands is convolved too: with w = w' + dw and x = x' + dx, of which x' w' is done, x w = x' w' + x dw + dx w - dx dw, and the last is 1e-13 of x w.
+create function sql_diffusion.conv2d_corrected(
+  rounded sql_diffusion.feature_maps, input sql_diffusion.feature_maps, weight real[], largest double precision[], unit double precision, stride int, padding int, name text
+) returns sql_diffusion.feature_maps
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select sql_diffusion.to_maps(sql_diffusion.fold(array_agg((rounded_pixel + from_weight + from_input + 1e-29 - 1e-29)::real), (rounded).height * (rounded).width),
+                               (rounded).height, (rounded).width)
+  from (select cardinality(weight) / (array_length(weight, 1) * array_length(weight, 2)) as taps,
+               sql_diffusion.conv2d_tap_unit(cardinality(weight) / array_length(weight, 1)) as tap_unit offset 0) size,
+       -- the same units as in conv2d_kernels and conv2d_operands; a channel without weights adds nothing
+       lateral (select array_agg(size.tap_unit / nullif(l, 0)) as of_taps,
+                       array_agg(nullif(l, 0) / (unit * size.tap_unit)) as of_pixels
+                from (select unnest(largest) as l) channels offset 0) factor,
+       lateral (select sql_diffusion.with_shape(array_agg((coalesce(w - (w * f)::int / f, 0) + 1e-29 - 1e-29)::real order by position), sql_diffusion.shape(weight)) as remainder
+                from (select w, position, factor.of_taps[((position - 1) / size.taps % cardinality(largest) + 1)::int] as f
+                      from unnest(weight) with ordinality own (w, position) offset 0) taps offset 0) taps,
+       lateral (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg((coalesce(x - (x * f)::int / f, 0) + 1e-29 - 1e-29)::real order by position), (input).height * (input).width),
+                                             (input).height, (input).width) as remainder
+                from (select x, position, factor.of_pixels[((position - 1) / ((input).height * (input).width) + 1)::int] as f
+                      from unnest((input).planes) with ordinality own (x, position) offset 0) pixels offset 0) pixels,
+       sql_diffusion.conv2d_rounded(input, taps.remainder, null, stride, padding, name) of_weight,
+       sql_diffusion.conv2d_rounded(pixels.remainder, weight, null, stride, padding, name) of_input,
+       lateral (select unnest((rounded).planes)::float8 as rounded_pixel,
+                       unnest((of_weight.maps).planes)::float8 as from_weight,
+                       unnest((of_input.maps).planes)::float8 as from_input) sums);
+comment on function sql_diffusion.conv2d_corrected(sql_diffusion.feature_maps, sql_diffusion.feature_maps, real[], double precision[], double precision, int, int, text) is
+  'A convolution as conv2d_rounded has it, plus what rounding took from the operands. largest and unit are those of that convolution.';
+
+-- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
+create function sql_diffusion.conv2d_numbers(
+  input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
+  residual real[] default null, output_scale double precision default 1, corrected boolean default false
+) returns sql_diffusion.feature_maps
+language sql stable parallel safe
+set jit = off
+set enable_memoize = off
+return (
+  select case when corrected and rounded.error > 1e-5
+         then sql_diffusion.conv2d_corrected(rounded.maps, input, weight, rounded.largest, rounded.unit, stride, padding, name)
+         else rounded.maps
+         end
+  from sql_diffusion.conv2d_rounded(input, weight, bias, stride, padding, name, norm, residual, output_scale) rounded);
+comment on function sql_diffusion.conv2d_numbers(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision, boolean) is
   'conv2d without its checks, for planes that fit in a number (conv2d_rows) and a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. norm is done to the input first, '
-  'the residual (out, height * width) is added, and the sum multiplied by output_scale. The name opens the message where the input is not finite.';
+  'the residual (out, height * width) is added, and the sum multiplied by output_scale. corrected: by conv2d_corrected where rounding may have added more than 1e-5 of the largest output, for an '
+  'input without norm or residual. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d_rows(width int, kernel_height int, kernel_width int, stride int, padding int) returns int
 language sql immutable strict parallel safe
@@ -256,7 +312,7 @@ comment on function sql_diffusion.conv2d_rows(int, int, int, int, int) is
 
 create function sql_diffusion.conv2d_core(
   input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
-  residual real[] default null, output_scale double precision default 1
+  residual real[] default null, output_scale double precision default 1, corrected boolean default false
 ) returns sql_diffusion.feature_maps
 language sql immutable parallel safe
 set jit = off
@@ -264,7 +320,7 @@ set enable_memoize = off
 return (
   select case
          when output.height <= sql_diffusion.conv2d_rows((input).width, kernel.height, kernel.width, stride, padding)
-         then sql_diffusion.conv2d_numbers(input, weight, bias, stride, padding, name, norm, residual, output_scale)
+         then sql_diffusion.conv2d_numbers(input, weight, bias, stride, padding, name, norm, residual, output_scale, corrected)
          when output.rows < 1
          then row(array[sql_diffusion.fail(format('%s is %s wide, expected less than %s for a kernel %s high', name, (input).width, 8191 / (2 * kernel.height - 1), kernel.height),
                                            errcode => '0A000')::int], null, null, null, null, null, null)::sql_diffusion.feature_maps
@@ -277,7 +333,7 @@ return (
                                        from generate_series(1, array_length(weight, 1)) o,
                                             (select start,
                                                     sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
-                                                                                 weight, bias, stride, 0, name) as maps
+                                                                                 weight, bias, stride, 0, name, corrected => corrected) as maps
                                              from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
                                                                                                       from (select unnest(case when norm is null then (input).planes
                                                                                                                                else sql_diffusion.group_norm_planes((input).planes, norm)
@@ -294,9 +350,9 @@ return (
        lateral (select ((input).height + 2 * padding - kernel.height) / stride + 1 as height,
                        ((input).width + 2 * padding - kernel.width) / stride + 1 as width,
                        sql_diffusion.conv2d_rows((input).width + 2 * padding, kernel.height, kernel.width, stride, 0) as rows offset 0) output);
-comment on function sql_diffusion.conv2d_core(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
+comment on function sql_diffusion.conv2d_core(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision, boolean) is
   'conv2d without its checks, for a padding smaller than the kernel; a weight of shape (out, in) is a 1x1 kernel. norm is done to the input first, the residual (out, height * width) is '
-  'added, and the sum multiplied by output_scale. The name opens the message where the input is not finite.';
+  'added, and the sum multiplied by output_scale; corrected as conv2d_numbers has it. The name opens the message where the input is not finite.';
 
 create function sql_diffusion.conv2d(
   input real[],
@@ -336,7 +392,7 @@ begin atomic
          sql_diffusion.check_values(bias, 'conv2d: bias');
   -- the method takes a padding smaller than the kernel; more is added beforehand
   select sql_diffusion.from_maps(sql_diffusion.conv2d_core(sql_diffusion.to_maps(ready.image),
-                                                           weight, bias, stride, ready.inside, 'conv2d: input'))
+                                                           weight, bias, stride, ready.inside, 'conv2d: input', corrected => true))
   from (select case when padding < least(array_length(weight, 3), array_length(weight, 4)) then padding else 0 end as inside offset 0) room,
        lateral (select room.inside,
                        case when room.inside = conv2d.padding then input else sql_diffusion.pad(input, padding, padding, padding, padding) end as image offset 0) ready;

@@ -16,7 +16,7 @@ return (
            (select sql_diffusion.with_shape(array_agg(output.element), size.shape)
             from (select unnest(sql_diffusion.transpose((sql_diffusion.conv2d_core(
                            sql_diffusion.to_maps(sql_diffusion.transpose(sql_diffusion.fold(token.flat[start * size.features + 1 : (start + 4096) * size.features], size.features)),
-                                                 1, least(4096, token.number - start)), weight, bias, 1, 0, name)).planes)) as element
+                                                 1, least(4096, token.number - start)), weight, bias, 1, 0, name, corrected => true)).planes)) as element
                   from (select generate_series(0, token.number - 1, 4096) as start) chunks) output)
          end
   from (select array_length(weight, 2) as features,
