@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,7 +33,7 @@ def environment(database: str, **variables: str) -> dict[str, str]:
 
 
 def start(database: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-    """Starts the command."""
+    """Starts the command, which Ctrl-C ends even where the tests run in a shell's background, which ignores it."""
     return subprocess.Popen(
         [sys.executable, "-m", "sql_diffusion", *map(str, arguments)],
         env=environment(database, **variables),
@@ -39,6 +41,7 @@ def start(database: str, *arguments: object, **variables: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
