@@ -252,6 +252,16 @@ comment on function sql_diffusion.conv2d_rounded(sql_diffusion.feature_maps, rea
   'conv2d_numbers without correction; with conv2d_largest(weight), what 1 in a slot stands for, and four standard deviations of what rounding may have added to a sum, as a share of the '
   'largest output. A set of one row, so that the planner puts the query in its place.';
 
+create function sql_diffusion.conv2d_remainder(elements real[], factors double precision[], run int) returns real[]
+language sql immutable parallel safe
+set jit = off
+return (
+  select array_agg((coalesce(element - (element * factor)::int / factor, 0) + 1e-29 - 1e-29)::real order by position)
+  from (select element, position, factors[((position - 1) / run % cardinality(factors) + 1)::int] as factor
+        from unnest(elements) with ordinality own (element, position) offset 0) own);
+comment on function sql_diffusion.conv2d_remainder(real[], double precision[], int) is
+  'What rounding to integers takes from the elements, of any shape, flat: run elements after one another have the same factor, and after the last factor comes the first. 0 where the factor is NULL.';
+
 -- An outlier of the input and one of the weights that share a channel but never meet at a pixel make units far too coarse for the outputs that there are. Then what
 -- rounding took from the operands is convolved too: with w = w' + dw and x = x' + dx, of which x' w' is done, x w = x' w' + x dw + dx w - dx dw, and the last is 1e-13 of x w.
 create function sql_diffusion.conv2d_corrected(
@@ -264,18 +274,15 @@ return (
   select sql_diffusion.to_maps(sql_diffusion.fold(array_agg((rounded_pixel + from_weight + from_input + 1e-29 - 1e-29)::real), (rounded).height * (rounded).width),
                                (rounded).height, (rounded).width)
   from (select cardinality(weight) / (array_length(weight, 1) * array_length(weight, 2)) as taps,
+               (input).height * (input).width as pixels,
                sql_diffusion.conv2d_tap_unit(cardinality(weight) / array_length(weight, 1)) as tap_unit offset 0) size,
        -- the same units as in conv2d_kernels and conv2d_operands; a channel without weights adds nothing
        lateral (select array_agg(size.tap_unit / nullif(l, 0)) as of_taps,
                        array_agg(nullif(l, 0) / (unit * size.tap_unit)) as of_pixels
                 from (select unnest(largest) as l) channels offset 0) factor,
-       lateral (select sql_diffusion.with_shape(array_agg((coalesce(w - (w * f)::int / f, 0) + 1e-29 - 1e-29)::real order by position), sql_diffusion.shape(weight)) as remainder
-                from (select w, position, factor.of_taps[((position - 1) / size.taps % cardinality(largest) + 1)::int] as f
-                      from unnest(weight) with ordinality own (w, position) offset 0) taps offset 0) taps,
-       lateral (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg((coalesce(x - (x * f)::int / f, 0) + 1e-29 - 1e-29)::real order by position), (input).height * (input).width),
-                                             (input).height, (input).width) as remainder
-                from (select x, position, factor.of_pixels[((position - 1) / ((input).height * (input).width) + 1)::int] as f
-                      from unnest((input).planes) with ordinality own (x, position) offset 0) pixels offset 0) pixels,
+       lateral (select sql_diffusion.with_shape(sql_diffusion.conv2d_remainder(weight, factor.of_taps, size.taps), sql_diffusion.shape(weight)) as remainder offset 0) taps,
+       lateral (select sql_diffusion.to_maps(sql_diffusion.fold(sql_diffusion.conv2d_remainder((input).planes, factor.of_pixels, size.pixels), size.pixels),
+                                             (input).height, (input).width) as remainder offset 0) pixels,
        sql_diffusion.conv2d_rounded(input, taps.remainder, null, stride, padding, name) of_weight,
        sql_diffusion.conv2d_rounded(pixels.remainder, weight, null, stride, padding, name) of_input,
        lateral (select unnest((rounded).planes)::float8 as rounded_pixel,
