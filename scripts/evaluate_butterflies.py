@@ -33,7 +33,7 @@ from PIL import Image
 from rich.console import Console
 
 from draw_butterflies import draw_butterflies, grid_picture
-from sample_butterflies import load_pipeline, parse_schedule, sample
+from sample_butterflies import SCHEDULES, load_pipeline, parse_schedule, sample
 
 HELD_OUT_SEED = 1_000_000  # training draws the seeds from 0
 
@@ -113,9 +113,7 @@ def cut_grid(path: Path, size: int) -> NDArray[np.uint8]:
 
 def main(
     model: Annotated[Path, typer.Argument(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
-    schedule: Annotated[
-        list[str], typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA; may be given many times.")
-    ] = [],  # noqa: B006 typer copies it
+    schedule: Annotated[list[str], typer.Option(help=f"{SCHEDULES}; may be given many times.")] = [],  # noqa: B006 typer copies it
     grid: Annotated[
         list[Path], typer.Option(help="Grid of pictures made before, without gaps; may be given many times.")
     ] = [],  # noqa: B006
@@ -147,8 +145,9 @@ def main(
     report("held-out drawings", draw_butterflies(count, HELD_OUT_SEED))
     pipeline = load_pipeline(model)
     for entry in schedule:
-        pictures = sample(pipeline, parse_schedule(entry), range(count))
-        report(str(parse_schedule(entry)), pictures)
+        parsed = parse_schedule(entry, model)
+        pictures = sample(pipeline, parsed, range(count))
+        report(str(parsed), pictures)
         if grids:
             grid_picture(pictures, 8).save(grids / f"butterflies-{entry.replace(':', '-')}.png")
     for path in grid:

@@ -1,7 +1,7 @@
 """A grid of a model's pictures, one a seed, made by diffusers or by the extension.
 
-    python scripts/sample_butterflies.py doc/ddpm-20.png --model models/butterflies --schedule ddpm:20
-    python scripts/sample_butterflies.py doc/default.png --query 'select image_png(image) from ddpm_generate(%s)'
+    python scripts/sample_butterflies.py doc/butterflies-ddpm-20.png --model models/butterflies --schedule ddpm:20
+    python scripts/sample_butterflies.py doc/butterflies-default.png --query 'select image_png(image) from ddpm_generate(%s)'
 
 Both ways a picture belongs to its seed alone, so the two grids of the same schedule show the same pictures.
 """
@@ -9,6 +9,7 @@ Both ways a picture belongs to its seed alone, so the two grids of the same sche
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -23,6 +24,8 @@ from rich.progress import track
 
 from draw_butterflies import grid_picture
 
+SCHEDULES = "default, ddpm:STEPS, ddpm:TIMESTEP,TIMESTEP,..., ddim:STEPS or ddim:STEPS:ETA"
+
 
 def load_pipeline(folder: Path) -> diffusers.DDPMPipeline:
     """The pipeline of a folder whose weights may be there in half precision only; computes in float32."""
@@ -36,23 +39,50 @@ class Schedule(NamedTuple):
     scheduler: str  # ddpm or ddim
     steps: int
     eta: float = 0.0  # ddim's only: 0 adds no noise in a step, 1 as much as ddpm
+    timesteps: tuple[int, ...] | None = None  # ddpm's only: the steps, chosen by hand, highest first
 
     def __str__(self) -> str:
-        return f"{self.scheduler}, {self.steps} steps" + (f", eta {self.eta:g}" if self.scheduler == "ddim" else "")
+        return (
+            f"{self.scheduler}, {self.steps} "
+            + ("chosen steps" if self.timesteps else "steps")
+            + (f", eta {self.eta:g}" if self.scheduler == "ddim" else "")
+        )
 
 
-def parse_schedule(text: str) -> Schedule:
-    """The schedule that is written ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA."""
+class ChosenTimesteps(diffusers.DDPMScheduler):
+    """A scheduler that visits `chosen`, whatever number of steps a pipeline asks it for: pipelines know nothing else."""
+
+    chosen: list[int]
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        super().set_timesteps(device=device, timesteps=self.chosen)
+
+
+def default_schedule(folder: Path) -> Schedule:
+    """The schedule that the extension follows where it is told none: what sql_diffusion.json in the folder says."""
+    defaults = json.loads((folder / "sql_diffusion.json").read_text(encoding="utf-8"))
+    timesteps = tuple(defaults["timesteps"]) if "timesteps" in defaults else None
+    steps = len(timesteps) if timesteps else defaults["num_inference_steps"]
+    return Schedule(defaults["scheduler"], steps, timesteps=timesteps)
+
+
+def parse_schedule(text: str, folder: Path) -> Schedule:
+    """The schedule that is written default, ddpm:STEPS, ddpm:TIMESTEP,TIMESTEP,..., ddim:STEPS or ddim:STEPS:ETA."""
+    if text == "default":
+        return default_schedule(folder)
     scheduler, *numbers = text.split(":")
     try:
         if scheduler == "ddpm":
             (steps,) = numbers
+            if "," in steps:
+                timesteps = tuple(int(timestep) for timestep in steps.split(","))
+                return Schedule(scheduler, len(timesteps), timesteps=timesteps)
             return Schedule(scheduler, int(steps))
         if scheduler == "ddim" and len(numbers) in (1, 2):
-            return Schedule(scheduler, int(numbers[0]), *(float(eta) for eta in numbers[1:]))
+            return Schedule(scheduler, int(numbers[0]), float(numbers[1]) if len(numbers) == 2 else 0.0)
     except ValueError:
         pass
-    raise typer.BadParameter(f"schedule {text!r}, expected ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA")
+    raise typer.BadParameter(f"schedule {text!r}, expected {SCHEDULES}")
 
 
 def sample(
@@ -63,6 +93,10 @@ def sample(
     if schedule.scheduler == "ddim":
         sampler = diffusers.DDIMPipeline(pipeline.unet, diffusers.DDIMScheduler.from_config(config))
         settings = {"eta": schedule.eta}
+    elif schedule.timesteps:
+        scheduler = ChosenTimesteps.from_config(config)
+        scheduler.chosen = list(schedule.timesteps)
+        sampler = diffusers.DDPMPipeline(pipeline.unet, scheduler)
     else:
         sampler = diffusers.DDPMPipeline(pipeline.unet, diffusers.DDPMScheduler.from_config(config))
     sampler.set_progress_bar_config(disable=True)
@@ -93,7 +127,7 @@ def query_pictures(query: str, seeds: Sequence[int], database: str, batch_size: 
 def main(
     output: Annotated[Path, typer.Argument(help="The PNG file to write.")],
     model: Annotated[Path, typer.Option(help="Diffusers pipeline folder.")] = Path("models/butterflies"),
-    schedule: Annotated[str, typer.Option(help="ddpm:STEPS, ddim:STEPS or ddim:STEPS:ETA.")] = "ddpm:20",
+    schedule: Annotated[str, typer.Option(help=f"{SCHEDULES}.")] = "default",
     query: Annotated[
         str | None, typer.Option(help="Ask a database instead: SQL that gives the PNGs of the seeds %s.")
     ] = None,
@@ -110,7 +144,7 @@ def main(
     pictures = (
         query_pictures(query, seeds, database)
         if query
-        else sample(load_pipeline(model), parse_schedule(schedule), seeds)
+        else sample(load_pipeline(model), parse_schedule(schedule, model), seeds)
     )
     grid_picture(pictures, columns, zoom).save(output)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from psycopg import Connection
 
 from reference import VARIATIONS, insert_model, random_unet, relative_error
+from sample_butterflies import Schedule, default_schedule, load_pipeline, sample
 
 BUNDLED = Path(__file__).parent.parent / "models" / "butterflies"
 
@@ -110,15 +111,8 @@ def test_the_bundled_model_is_that_of_diffusers(
     connection: Connection, rng: np.random.Generator, arguments: str
 ) -> None:
     seed = int(rng.integers(2**40))
-    defaults = connection.execute("select defaults from sql_diffusion.models where bundled").fetchone()[0]
-    loaded = DDPMPipeline.from_pretrained(BUNDLED, variant="fp16", torch_dtype=torch.float32)
-    if arguments or defaults["scheduler"] == "ddpm":
-        pipeline, steps = loaded, 3 if arguments else defaults["num_inference_steps"]
-    else:
-        pipeline = DDIMPipeline(loaded.unet, DDIMScheduler.from_config(loaded.scheduler.config))
-        steps = defaults["num_inference_steps"]
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = saved_png(pipeline(generator=torch.Generator().manual_seed(seed), num_inference_steps=steps).images[0])
+    schedule = Schedule("ddpm", 3) if arguments else default_schedule(BUNDLED)
+    theirs = sample(load_pipeline(BUNDLED), schedule, [seed])[0]
     ours = our_png(connection, f"ddpm_generate(%(seed)s{arguments}, backend => 'sql')", {"seed": seed})
     assert np.abs(ours - theirs).max() <= 1
 

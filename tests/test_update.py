@@ -18,6 +18,7 @@ from reference import insert_model, random_unet
 
 ROOT = Path(__file__).parent.parent
 OLD = ["1.0.0"]  # tests/releases has their install scripts, but for the model that comes with the extension
+OLD_DEFAULTS = {"1.0.0": '{"scheduler": "ddpm", "num_inference_steps": 20}'}  # of that model
 
 # Everything that an extension has, as text, without numbers that differ from one database to the next.
 CATALOGUE = {
@@ -48,6 +49,7 @@ CATALOGUE = {
     "extension": """select e.extname, e.extversion, e.extcondition::text, array(select c::regclass::text from unnest(e.extconfig) c)
                     from pg_extension e where e.extname like 'sql_diffusion%'""",
     "shares": "select s.share, s.page from sql_diffusion.shares s",
+    "model": "select m.name, m.pipeline, m.scheduler, m.defaults, m.source, m.sha256 from sql_diffusion.models m where m.bundled",
 }
 MEMBERS = """
 with member as (
@@ -100,6 +102,7 @@ def test_an_update_is_a_fresh_install(old_version: str) -> None:
             for extension in ("sql_diffusion", "sql_diffusion_numpy"):
                 query = sql.SQL("create extension {} version {}")
                 own.execute(query.format(sql.Identifier(extension), sql.Literal(old_version)))
+            own.execute(f"update sql_diffusion.models set defaults = '{OLD_DEFAULTS[old_version]}' where bundled")
             insert_model(own, "mine", unet)
             own.execute("select sql_diffusion.pack('mine')")
             own.execute("create view pictures as select image_png(ddpm_generate(1)) as png")

@@ -21,7 +21,7 @@ from .tensors import Tensor, read_header
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 NETWORK = "UNet2DModel"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-DEFAULTS = {"scheduler", "num_inference_steps", "timesteps", "eta"}
+DEFAULTS = {"scheduler", "num_inference_steps", "timesteps"}
 
 SINGLE = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?\.safetensors")
 INDEX = re.compile(

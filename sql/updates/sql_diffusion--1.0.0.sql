@@ -33,6 +33,12 @@ comment on aggregate sql_diffusion.array_cat_agg(anycompatiblearray) is
 
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
 
+-- The bundled model's schedule, unless somebody has given it another.
+update sql_diffusion.models
+set defaults = '{"scheduler": "ddpm", "timesteps": [800, 750, 700, 650, 600, 550, 500, 450, 400, 350, 300, 240, 170, 90, 0]}'
+where bundled
+  and defaults = '{"scheduler": "ddpm", "num_inference_steps": 20}';
+
 -- Functions whose arguments or result are others now make room; they go when nothing calls them any more.
 alter function sql_diffusion.attention_heads(real[],real[],real[],integer,integer) rename to attention_heads_of_1_0_0;
 alter function sql_diffusion.attention_heads_parallel(real[],real[],real[],integer,integer) rename to attention_heads_parallel_of_1_0_0;
