@@ -29,6 +29,13 @@ begin atomic
 end;
 comment on function sql_diffusion.shares_of(int) is 'The shares of n things, such as channels: the first and the last that belongs to each.';
 
+create function sql_diffusion.worth_workers(nanoseconds double precision) returns boolean
+language sql immutable parallel safe
+return nanoseconds > 28000000;
+comment on function sql_diffusion.worth_workers(double precision) is
+  'Whether to start workers for what takes one process about so many nanoseconds. Each costs more than ten milliseconds of processor time: it is forked, reads the catalogue, plans '
+  'its part, gets its memory page by page, and ends.';
+
 create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
   sfunc    = array_cat,
   stype    = anycompatiblearray,

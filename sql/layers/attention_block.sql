@@ -66,7 +66,7 @@ begin atomic
                                         from sql_diffusion.conv2d_module(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) query,
                                              sql_diffusion.conv2d_module(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) keys,
                                              sql_diffusion.conv2d_module(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) value)
-                                  when heads * ((input).height * (input).width)::bigint ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q) > 12000000
+                                  when sql_diffusion.worth_workers(heads * ((input).height * (input).width)::float8 ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q))
                                   then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
                                         from sql_diffusion.attention_heads_parallel(q, k, v, q.out_channels / heads) h)
                                   else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, 1, heads)

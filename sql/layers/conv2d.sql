@@ -171,8 +171,7 @@ begin atomic
                       from unnest(largest, (norm).size, (input).low, (input).high) own (largest, size, low, high)) channel offset 0) fixed,
        lateral (select array_agg(l * fixed.unit) as factors
                 from (select unnest(largest) as l) channels offset 0) scaled,
-       -- starting a worker takes some four milliseconds, and bringing the numbers home as long; these are nanoseconds
-       lateral (select cardinality((input).planes)::bigint * case when (norm).with_silu then 250 else 170 end > 12000000 as dear offset 0) cost
+       lateral (select sql_diffusion.worth_workers(cardinality((input).planes)::float8 * case when (norm).with_silu then 250 else 170 end) as dear offset 0) cost
        left join lateral (select array_agg(number) as planes
                           from (select unnest(c.planes) as number
                                 from sql_diffusion.conv2d_channels_parallel((input).planes, (input).height, (input).width, scale_factor, size.row_stride, scaled.factors, norm, name) c

@@ -160,7 +160,7 @@ return (convolution).out_channels
           + coalesce((convolution).shortcut_slots[cardinality((convolution).shortcut_slots)] / 16 * cardinality((convolution).shortcut_planes)::bigint * 10
                      + cardinality((convolution).shortcut_slots) * 250, 0));
 comment on function sql_diffusion.conv2d_nanoseconds(sql_diffusion.convolution) is
-  'About the nanoseconds that the multiplications of a convolution take in one process: whether to start workers, which takes some four milliseconds.';
+  'About the nanoseconds that the multiplications of a convolution take in one process: whether to start workers (worth_workers).';
 
 create function sql_diffusion.conv2d_module(
   input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
@@ -183,7 +183,7 @@ begin atomic
                            from sql_diffusion.parameters p
                            where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
                            offset 0) p)
-               when sql_diffusion.conv2d_nanoseconds(prepared) > 12000000
+               when sql_diffusion.worth_workers(sql_diffusion.conv2d_nanoseconds(prepared))
                then (select row(sql_diffusion.array_cat_agg((c.maps).planes order by c.share), max((c.maps).height), max((c.maps).width),
                                 sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
                                 sql_diffusion.array_cat_agg((c.maps).low order by c.share), sql_diffusion.array_cat_agg((c.maps).high order by c.share))::sql_diffusion.feature_maps
