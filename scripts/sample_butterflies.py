@@ -37,33 +37,26 @@ def load_pipeline(folder: Path) -> diffusers.DDPMPipeline:
 
 class Schedule(NamedTuple):
     scheduler: str  # ddpm or ddim
-    steps: int
+    steps: int | tuple[int, ...]  # how many, or (ddpm's only) the timesteps themselves, highest first
     eta: float = 0.0  # ddim's only: 0 adds no noise in a step, 1 as much as ddpm
-    timesteps: tuple[int, ...] | None = None  # ddpm's only: the steps, chosen by hand, highest first
 
     def __str__(self) -> str:
-        return (
-            f"{self.scheduler}, {self.steps} "
-            + ("chosen steps" if self.timesteps else "steps")
-            + (f", eta {self.eta:g}" if self.scheduler == "ddim" else "")
-        )
+        steps = f"{len(self.steps)} chosen steps" if isinstance(self.steps, tuple) else f"{self.steps} steps"
+        return f"{self.scheduler}, {steps}" + (f", eta {self.eta:g}" if self.scheduler == "ddim" else "")
 
 
 class ChosenTimesteps(diffusers.DDPMScheduler):
-    """A scheduler that visits `chosen`, whatever number of steps a pipeline asks it for: pipelines know nothing else."""
+    """A scheduler that takes timesteps where a pipeline has only a number of steps to give."""
 
-    chosen: list[int]
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        super().set_timesteps(device=device, timesteps=self.chosen)
+    def set_timesteps(self, timesteps: tuple[int, ...]) -> None:
+        super().set_timesteps(timesteps=list(timesteps))
 
 
 def default_schedule(folder: Path) -> Schedule:
     """The schedule that the extension follows where it is told none: what sql_diffusion.json in the folder says."""
     defaults = json.loads((folder / "sql_diffusion.json").read_text(encoding="utf-8"))
-    timesteps = tuple(defaults["timesteps"]) if "timesteps" in defaults else None
-    steps = len(timesteps) if timesteps else defaults["num_inference_steps"]
-    return Schedule(defaults["scheduler"], steps, timesteps=timesteps)
+    steps = tuple(defaults["timesteps"]) if "timesteps" in defaults else defaults["num_inference_steps"]
+    return Schedule(defaults["scheduler"], steps)
 
 
 def parse_schedule(text: str, folder: Path) -> Schedule:
@@ -75,8 +68,7 @@ def parse_schedule(text: str, folder: Path) -> Schedule:
         if scheduler == "ddpm":
             (steps,) = numbers
             if "," in steps:
-                timesteps = tuple(int(timestep) for timestep in steps.split(","))
-                return Schedule(scheduler, len(timesteps), timesteps=timesteps)
+                return Schedule(scheduler, tuple(int(timestep) for timestep in steps.split(",")))
             return Schedule(scheduler, int(steps))
         if scheduler == "ddim" and len(numbers) in (1, 2):
             return Schedule(scheduler, int(numbers[0]), float(numbers[1]) if len(numbers) == 2 else 0.0)
@@ -93,12 +85,9 @@ def sample(
     if schedule.scheduler == "ddim":
         sampler = diffusers.DDIMPipeline(pipeline.unet, diffusers.DDIMScheduler.from_config(config))
         settings = {"eta": schedule.eta}
-    elif schedule.timesteps:
-        scheduler = ChosenTimesteps.from_config(config)
-        scheduler.chosen = list(schedule.timesteps)
-        sampler = diffusers.DDPMPipeline(pipeline.unet, scheduler)
     else:
-        sampler = diffusers.DDPMPipeline(pipeline.unet, diffusers.DDPMScheduler.from_config(config))
+        scheduler = ChosenTimesteps if isinstance(schedule.steps, tuple) else diffusers.DDPMScheduler
+        sampler = diffusers.DDPMPipeline(pipeline.unet, scheduler.from_config(config))
     sampler.set_progress_bar_config(disable=True)
     pictures = []
     for first in track(range(0, len(seeds), batch_size), str(schedule), transient=True):
