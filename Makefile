@@ -13,12 +13,16 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
-LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
+# A file each; scripts/dispatchers.py makes of them the functions that choose among them.
+OPERATIONS = $(sort $(wildcard sql/operations/*.sql))
+NETWORKS   = $(sort $(wildcard sql/networks/*.sql))
+
+LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample zz_tmp
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
@@ -76,6 +80,12 @@ build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQ
 build/sql_diffusion_numpy--%--$(EXTVERSION).sql: sql/updates/sql_diffusion_numpy--%.sql build/sql_diffusion_numpy--$(EXTVERSION).sql scripts/update_script.py
 	@mkdir -p build
 	$(PYTHON3) scripts/update_script.py $< build/sql_diffusion_numpy--$(EXTVERSION).sql > $@.new && mv $@.new $@
+
+build/operations.sql: $(OPERATIONS) scripts/dispatchers.py
+build/networks.sql: $(NETWORKS) scripts/dispatchers.py
+build/operations.sql build/networks.sql:
+	@mkdir -p build
+	$(PYTHON3) scripts/dispatchers.py $(notdir $(basename $@)) $(filter sql/%,$^) > $@.new && mv $@.new $@
 
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build

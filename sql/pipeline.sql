@@ -58,9 +58,9 @@ begin atomic
            sql_diffusion.check_model(model) as model_is_whole
   ),
   -- Made once: what stays the same from step to step.
-  plan as materialized (
-    select array_agg(p order by p.step) as steps
-    from ready, sql_diffusion.unet_plan(model) p
+  network as materialized (
+    select sql_diffusion.pass(array_agg(p order by p.step)) as pass
+    from ready, sql_diffusion.plan(model) p
   ),
   schedule as materialized (
     select s.step, s as this
@@ -68,24 +68,24 @@ begin atomic
   ),
   run (step, timestep, sample, pred_original_sample, generator) as (
     select 0, null::int, noise.sample, null::real[], noise.next
-    from ready, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.unet_config(sql_diffusion.component_config(model)))) noise
+    from ready, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
     union all
     select s.step, (s.this).timestep, updated.prev_sample, updated.pred_original_sample, coalesce(noise.next, run.generator)
     from run
          join schedule s on s.step = run.step + 1,
-         plan,
+         network,
          lateral (
            select sql_diffusion.from_maps(u.hidden) as model_output
-           from sql_diffusion.run_plan(plan.steps, run.sample, (s.this).timestep, model) u
+           from sql_diffusion.run_pass(network.pass, '{sample,timestep}', array[sql_diffusion.to_maps(run.sample), sql_diffusion.vector_to_maps(array[(s.this).timestep::real])], model, 'unet') u
            order by u.step desc
            limit 1
-         ) network,
+         ) predicted,
          lateral (
            select n.sample, n.next
            from (values (run.generator)) stream (generator)
                 left join lateral sql_diffusion.randn(stream.generator, sql_diffusion.shape(run.sample)) n on (s.this).draws_noise
          ) noise,
-         lateral sql_diffusion.scheduler_step(network.model_output, run.sample, noise.sample, s.this) updated
+         lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s.this) updated
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r

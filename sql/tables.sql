@@ -36,15 +36,17 @@ create table sql_diffusion.components (
 );
 comment on table sql_diffusion.components is 'One row a network of a model.';
 comment on column sql_diffusion.components.model is 'the model it belongs to';
-comment on column sql_diffusion.components.component is 'the folder''s name in the checkpoint: unet';
+comment on column sql_diffusion.components.component is 'the folder''s name in the checkpoint: unet, vae, text_encoder, ...';
 comment on column sql_diffusion.components.config is 'the network''s configuration, the checkpoint''s own config.json';
 
 create table sql_diffusion.parameters (
   model      text not null,
   component  text not null,
   key        text not null,
-  weight     real[] not null,
-  bias       real[],
+  weight     real[] not null check (sql_diffusion.check_tensor(weight, 'parameters: weight')),
+  bias       real[] check (bias is null or sql_diffusion.check_tensor(bias, 'parameters: bias', 'out')),
+  weight_shape  int[] generated always as (sql_diffusion.shape(weight)) stored,
+  bias_shape    int[] generated always as (sql_diffusion.shape(bias)) stored,
   primary key (model, component, key),
   foreign key (model, component) references sql_diffusion.components (model, component) on update cascade on delete cascade
 );
@@ -56,7 +58,10 @@ comment on column sql_diffusion.parameters.weight is
   'the array''s dimensions are the tensor''s shape: (out, in, height, width) of a convolution, (out, in) of a linear layer, (channels) of a norm';
 comment on column sql_diffusion.parameters.bias is 'shape (out); NULL where the module has none';
 
--- Floats do not compress: EXTERNAL stores them as they are, out of line, and lets a slice be read alone.
+comment on column sql_diffusion.parameters.weight_shape is 'the shape of weight, which can be read without reading the weight';
+comment on column sql_diffusion.parameters.bias_shape is 'the shape of bias';
+
+-- Floats do not compress: EXTERNAL stores them as they are, out of line.
 alter table sql_diffusion.parameters
   alter column weight set storage external,
   alter column bias set storage external;

@@ -38,3 +38,14 @@ return row((a).planes || (b).planes, (a).height, (a).width, (a).mean || (b).mean
            (a).low || (b).low, (a).high || (b).high)::sql_diffusion.feature_maps;
 comment on function sql_diffusion.join_maps(sql_diffusion.feature_maps, sql_diffusion.feature_maps) is
   'The channels of a, then those of b, of flat planes and one size: concatenate for feature maps.';
+
+create function sql_diffusion.vector_to_maps(vector real[]) returns sql_diffusion.feature_maps
+language sql immutable strict parallel safe
+return row(sql_diffusion.fold(vector, 1), 1, 1, vector::double precision[], array_fill(0::double precision, array[cardinality(vector)]),
+           vector::double precision[], vector::double precision[])::sql_diffusion.feature_maps;
+comment on function sql_diffusion.vector_to_maps(real[]) is 'The feature maps of a vector (channels), such as the time embedding: an image of one pixel.';
+
+create function sql_diffusion.vector_of_maps(maps sql_diffusion.feature_maps) returns real[]
+language sql immutable parallel safe
+return (select array_agg(element) from (select unnest((maps).planes) as element) elements);
+comment on function sql_diffusion.vector_of_maps(sql_diffusion.feature_maps) is 'The vector (channels) of feature maps of one pixel; NULL of none.';

@@ -96,7 +96,7 @@ begin atomic
               offset 0) p
              left join sql_diffusion.packed_layers l
              on l.model = conv2d_prepared.model and l.component = conv2d_prepared.component and l.key = conv2d_prepared.key
-                and l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding)
+                and (p.kernel_height * p.kernel_width = 1 or l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding))
         offset 0) layer
        left join lateral (select operands.planes, operands.rest, operands.unit, operands.slots, operands.height, operands.width
                           from sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, scale_factor,

@@ -1,0 +1,8 @@
+create function sql_diffusion.run_silu(step sql_diffusion.plan_step, inputs sql_diffusion.feature_maps[], model text, component text) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from (select sql_diffusion.vector_to_maps(sql_diffusion.silu(sql_diffusion.vector_of_maps(inputs[1]))) as maps offset 0) done,
+       lateral (select (done.maps).*) maps;
+end;
+comment on function sql_diffusion.run_silu(sql_diffusion.plan_step, sql_diffusion.feature_maps[], text, text) is 'SiLU of a vector.';
