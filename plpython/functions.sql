@@ -103,13 +103,25 @@ create function sql_diffusion_numpy.time_embedding(
 language plpython3u stable strict parallel unsafe
 as 'time_embedding';
 
+create function sql_diffusion_numpy.network_steps(
+  inputs sql_diffusion.network_input[], model text, component text default 'unet'
+) returns table (step int, operation text, key text, hidden real[])
+language plpython3u stable parallel unsafe rows 60
+as 'network_steps';
+
 create function sql_diffusion_numpy.unet_steps(
-  sample real[], timestep double precision, model text
+  sample real[], timestep double precision, model text, encoder_hidden_states real[] default null,
+  class_labels real[] default null, timestep_cond real[] default null, text_embeds real[] default null,
+  time_ids real[] default null
 ) returns table (step int, operation text, key text, hidden real[])
 language plpython3u stable parallel unsafe rows 60
 as 'unet_steps';
 
-create function sql_diffusion_numpy.unet(sample real[], timestep double precision, model text) returns real[]
+create function sql_diffusion_numpy.unet(
+  sample real[], timestep double precision, model text, encoder_hidden_states real[] default null,
+  class_labels real[] default null, timestep_cond real[] default null, text_embeds real[] default null,
+  time_ids real[] default null
+) returns real[]
 language plpython3u stable parallel unsafe
 as 'unet_';
 

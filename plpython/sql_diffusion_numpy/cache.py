@@ -163,9 +163,10 @@ def _remove(folder: int, name: str) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def file_name(database: int, model: str, digest: str) -> str:
-    """All files of a model begin alike, so that sweep finds them."""
-    return f"{model_prefix(database, model)}{digest[:32]}{SUFFIX}"
+def file_name(database: int, model: str, component: str, digest: str) -> str:
+    """All files of a model begin alike, and all states of one of its networks: so sweep finds them."""
+    part = hashlib.sha256(component.encode()).hexdigest()[:8]
+    return f"{model_prefix(database, model)}{part}-{digest[:32]}{SUFFIX}"
 
 
 def model_prefix(database: int, model: str) -> str:

@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 
 from . import doctor as diagnosis
-from . import parameters, pipeline, random, schedulers, session, unet
+from . import network, parameters, pipeline, random, schedulers, session
 from . import tensors as tensor_functions
 from .errors import Refused, fail
 from .layers import add as sums
-from .layers import attention_block as attention_module
 from .layers import concatenate as concatenation
 from .layers import conv2d as convolution
-from .layers import downsample as downsample_module
 from .layers import group_norm as normalisation
 from .layers import interpolate_nearest as interpolation
 from .layers import linear as linear_layer
 from .layers import pad as padding_layer
-from .layers import resnet_block as resnet_module
 from .layers import scaled_dot_product_attention as attention
 from .layers import silu as activation_function
 from .layers import timestep_embedding as embedding
-from .layers import upsample as upsample_module
 from .layers.conv2d import Activation, Piece
-from .layers.modules import Network, PlanRow
+from .layers.modules import Network, PlanRow, Value, joined, plain
+from .operations import attention_block as attention_module
+from .operations import downsample as downsample_module
+from .operations import resnet_block as resnet_module
+from .operations import upsample as upsample_module
 from .tensors import braces, check_same_shape, check_shape, check_size, check_values, tensor
 
 Function = Callable[..., Any]
@@ -359,12 +359,13 @@ def _block(
         fail(f"{name}: num_groups is {_number(groups)}, expected a divisor of the {len(array)} channels of input")
     if row.operation == "resnet_block":
         row = row._replace(in_channels=len(array), out_channels=len(read(f"{row.key}.conv1")[0]))
-    layout = unet.lay_out([row], read, array.shape[1], array.shape[2])
-    return unet.assemble_network(layout), _activation(array)
+    entry = PlanRow(1, "input", "sample", [], len(array), len(array), 0, {})
+    layout = network.lay_out([entry, row], read, array.shape[1], array.shape[2])
+    return network.assemble_network(layout), _activation(array)
 
 
-def _finish(activation: Activation) -> Any:
-    return unet.channels_first(activation)[0]
+def _finish(value: Value) -> Any:
+    return joined(plain(value))[0].transpose(2, 0, 1)
 
 
 def _check_block(name: str, output_scale_factor: float | None, eps: float | None) -> None:
@@ -401,7 +402,7 @@ def resnet_block(
         "time_scale_shift": time_scale_shift,
         "output_scale_factor": output_scale_factor,
     }
-    row = PlanRow(1, "resnet_block", key, False, False, 0, 0, settings)
+    row = PlanRow(2, "resnet_block", key, [1, 0] if time is not None else [1], 0, 0, 0, settings)
     if time is not None:
         projection = _read_module(plpy, "resnet_block", model, component, _module(key, "time_emb_proj"))[0]
         if len(time) != projection.shape[1]:
@@ -418,10 +419,10 @@ def resnet_block(
                     f"resnet_block: {key}.time_emb_proj has {len(projection)} outputs, expected {expected} "
                     f"for the {channels} channels of {key}.norm2 and time_scale_shift {time_scale_shift}"
                 )
-    network, activation = _block(plpy, row, x, model, component, _module(key, "norm1"))
-    no_time = np.zeros_like(network.arrays["time_emb_proj.bias"])
-    projected = no_time if time is None else unet.project(network, time)
-    return _finish(resnet_module.resnet_block(network, network.plan[0], activation, projected))
+    block, activation = _block(plpy, row, x, model, component, _module(key, "norm1"))
+    row = block.plan[1]
+    projected = None if time is None else resnet_module.project(block, resnet_module.time_name(row), time)
+    return _finish(resnet_module.resnet_block(block, row, activation, projected))
 
 
 @boundary
@@ -444,10 +445,10 @@ def attention_block(
         outs = len(query[0])
         fail(f"attention_block: heads is {_number(heads)}, expected a divisor of the {outs} outputs of {key}.to_q")
     settings = {"heads": heads, "num_groups": num_groups, "eps": eps, "output_scale_factor": output_scale_factor}
-    row = PlanRow(1, "attention_block", key, False, False, len(x), len(x), settings)
+    row = PlanRow(2, "attention_block", key, [1], len(x), len(x), 0, settings)
     first = _module(key, "to_q" if num_groups is None else "group_norm")
-    network, activation = _block(plpy, row, x, model, component, first)
-    return _finish(attention_module.attention_block(network, row, activation))
+    block, activation = _block(plpy, row, x, model, component, first)
+    return _finish(attention_module.run(block, row, [activation], {}))
 
 
 @boundary
@@ -462,9 +463,9 @@ def downsample(plpy: Any, input: Any, model: str, key: str, padding: int | None,
         )
     if padding == 0:
         check_all_values("pad", input=(x, input))
-    row = PlanRow(1, "downsample", key, False, False, len(x), len(x), {"padding": padding})
-    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
-    return _finish(downsample_module.downsample(network, row, activation))
+    row = PlanRow(2, "downsample", key, [1], len(x), len(x), 1, {"padding": padding})
+    block, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
+    return _finish(downsample_module.run(block, row, [activation], {}))
 
 
 @boundary
@@ -472,49 +473,107 @@ def upsample(plpy: Any, input: Any, model: str, key: str, component: str) -> Any
     session.begin(plpy)
     x = tensor(input, "upsample: input", "channels, height, width")
     check_all_values("upsample", input=(x, input))
-    row = PlanRow(1, "upsample", key, False, False, len(x), len(x), {})
-    network, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
-    return _finish(upsample_module.upsample(network, row, activation))
+    row = PlanRow(2, "upsample", key, [1], len(x), len(x), -1, {})
+    block, activation = _block(plpy, row, x, model, component, _module(key, "conv"))
+    return _finish(upsample_module.run(block, row, [activation], {}))
 
 
 # The network
 
 
-def _check_sample(model: parameters.Model, sample: Any, timestep: float | None) -> np.ndarray:
-    channels = model.shape[0]
-    factor = 2 ** sum(row.operation == "downsample" for row in model.network.plan)
-    array = tensor(sample, "unet: sample", "channels, height, width")
-    check_values(array, "unet: sample", sample)
-    if len(array) != channels:
-        fail(f"unet: sample has {len(array)} channels, expected {channels}")
-    _, height, width = array.shape
-    if height % factor or width % factor:
-        fail(f"unet: sample is {height} high and {width} wide, expected multiples of {factor}")
-    if timestep is None or not abs(timestep) <= 3.4e38:
-        fail(f"unet: timestep is {_number(timestep)}, expected a finite number of single precision")
+def _check_input(row: PlanRow, value: Any, deepest: int, name: str) -> np.ndarray:
+    """What sql_diffusion.check_input says."""
+    tokens = "tokens" in row.settings
+    if row.level is not None:
+        dimensions = "channels, height, width"
+    elif not tokens:
+        dimensions = "features"
+    else:
+        dimensions = "tokens" if row.in_channels == 1 else "tokens, features"
+    array = tensor(value, name, dimensions)
+    check_values(array, name, value)
+    if row.level is not None:
+        channels, height, width = array.shape
+        factor = 2**deepest
+        if channels != row.in_channels:
+            fail(f"{name} has {channels} channels, expected {row.in_channels}")
+        if height % factor or width % factor:
+            fail(f"{name} is {height} high and {width} wide, expected multiples of {factor}")
+    elif not (tokens and row.in_channels == 1) and array.shape[-1] != row.in_channels:
+        fail(f"{name} has {array.shape[-1]} features, expected {row.in_channels}")
+    most = row.settings.get("most_tokens")
+    if most is not None and len(array) > most:
+        fail(f"{name} has {len(array)} tokens, expected at most {most}")
     return array
 
 
-def _unet(plpy: Any, sample: Any, timestep: float | None, name: str | None) -> tuple[Network, np.ndarray]:
+def _check_inputs(plan: list[PlanRow], inputs: dict[str, Any], name: str) -> dict[str, np.ndarray]:
+    """The inputs of a network as a batch of one, checked as sql_diffusion.check_inputs does."""
+    wanted = [row for row in plan if row.operation == "input"]
+    deepest = max(0, *(row.level or 0 for row in plan))
+    for surplus in (key for key, value in inputs.items() if value is not None):
+        if surplus not in [row.key for row in wanted]:
+            names = ", ".join(row.key for row in wanted)
+            fail(f"{name}: {surplus} is not an input of this network, expected {names}")
+    arrays = {}
+    for row in wanted:
+        array = _check_input(row, inputs.get(row.key), deepest, f"{name}: {row.key}")
+        arrays[row.key] = array[None, :, None] if "tokens" in row.settings and array.ndim == 1 else array[None]
+    return arrays
+
+
+def _network(
+    plpy: Any, inputs: dict[str, Any], name: str | None, component: str, label: str | None = None
+) -> tuple[Network, dict[str, np.ndarray]]:
     session.begin(plpy)
-    model = parameters.get_model(plpy, name, lambda: session.cancel_point(plpy))
-    return model.network, _check_sample(model, sample, timestep)[None]
+    model = parameters.get_model(plpy, name, component, lambda: session.cancel_point(plpy))
+    return model.network, _check_inputs(model.network.plan, inputs, label or component)
+
+
+def _unet_inputs(timestep: float | None, **inputs: Any) -> dict[str, Any]:
+    if timestep is None or not abs(timestep) <= 3.4e38:
+        fail(f"unet: timestep is {_number(timestep)}, expected a finite number of single precision")
+    return {**inputs, "timestep": [timestep]}
 
 
 @boundary
-def unet_(plpy: Any, sample: Any, timestep: float, model: str | None) -> Any:
-    network, array = _unet(plpy, sample, timestep, model)
-    output = unet.run(network, array, timestep, lambda: session.cancel_point(plpy))[0]
+def unet_(
+    plpy: Any, sample: Any, timestep: float, model: str | None, encoder_hidden_states: Any, class_labels: Any,
+    timestep_cond: Any, text_embeds: Any, time_ids: Any,
+) -> Any:  # fmt: skip
+    given = _unet_inputs(
+        timestep, sample=sample, encoder_hidden_states=encoder_hidden_states, class_labels=class_labels,
+        timestep_cond=timestep_cond, text_embeds=text_embeds, time_ids=time_ids,
+    )  # fmt: skip
+    found, inputs = _network(plpy, given, model, "unet")
+    output = network.run(found, inputs, lambda: session.cancel_point(plpy))["sample"][0]
     session.give_memory_back()
     return output
 
 
 @boundary
-def unet_steps(plpy: Any, sample: Any, timestep: float, model: str | None) -> Iterator[Any]:
-    network, array = _unet(plpy, sample, timestep, model)
-    for row, activation, norm in unet.run_steps(network, array, timestep):
+def unet_steps(
+    plpy: Any, sample: Any, timestep: float, model: str | None, encoder_hidden_states: Any, class_labels: Any,
+    timestep_cond: Any, text_embeds: Any, time_ids: Any,
+) -> Iterator[Any]:  # fmt: skip
+    given = _unet_inputs(
+        timestep, sample=sample, encoder_hidden_states=encoder_hidden_states, class_labels=class_labels,
+        timestep_cond=timestep_cond, text_embeds=text_embeds, time_ids=time_ids,
+    )  # fmt: skip
+    yield from _steps(plpy, given, model, "unet")
+
+
+@boundary
+def network_steps(plpy: Any, inputs: Any, model: str | None, component: str) -> Iterator[Any]:
+    given = {item["name"]: item["value"] for item in inputs or []}
+    yield from _steps(plpy, given, model, component)
+
+
+def _steps(plpy: Any, given: dict[str, Any], model: str | None, component: str) -> Iterator[Any]:
+    found, inputs = _network(plpy, given, model, component)
+    for row, value in network.run_steps(found, inputs):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, unet.channels_first(activation, norm)[0]
+        yield row.step, row.operation, row.key or None, network.step_tensor(row, value)[0]
 
 
 @boundary
@@ -529,20 +588,16 @@ def time_embedding(
     component: str,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, 10000)
-    settings = {
-        "embedding_dim": embedding_dim,
-        "flip_sin_to_cos": flip_sin_to_cos,
-        "downscale_freq_shift": downscale_freq_shift,
-    }
-    row = PlanRow(1, "time_embedding", key, False, False, 0, 0, settings)
-    first = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_1")[0]
+    first, bias = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_1")
     if first.shape[1] != embedding_dim:
         fail(
             f"time_embedding: the input of {key}.linear_1 has shape {braces([embedding_dim])}, "
             f"expected a last dimension of {first.shape[1]}"
         )
-    layout = unet.lay_out([row], lambda name: _read_module(plpy, "time_embedding", model, component, name), 0, 0)
-    return unet.time_embedding(unet.assemble_network(layout), row, timestep)
+    second, second_bias = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_2")
+    wave = embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift)
+    hidden = linear_layer.linear(wave, first, bias)
+    return linear_layer.linear(activation_function.silu(hidden), second, second_bias)
 
 
 # Random numbers
@@ -733,7 +788,7 @@ def _sample(
     if not seeds:
         return
     progress = session.progress_of(plpy, session.begin(plpy))
-    network, shape, _ = parameters.get_model(plpy, model, lambda: session.cancel_point(plpy))
+    unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
     [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
     schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
@@ -745,7 +800,7 @@ def _sample(
             session.cancel_point(plpy)
             progress(f"step {step.step} of {len(schedule)}{which}")
 
-        for step, sample, original in pipeline.sample_steps(network, schedule, batch, shape, between):
+        for step, sample, original in pipeline.sample_steps(unet, schedule, batch, shape, between):
             yield batch, step, step.step == len(schedule), sample, original
     session.give_memory_back()
 

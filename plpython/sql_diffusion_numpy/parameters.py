@@ -1,4 +1,4 @@
-"""From the tables to a network: read once, kept for the session, shared between sessions (cache.py)."""
+"""From the tables to networks: read once, kept for the session, shared between sessions (cache.py)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from . import cache
 from .errors import fail
 from .layers.modules import Layout, Network, PlanRow
+from .network import assemble_network, lay_out
 from .session import give_memory_back, query
 from .tensors import read_array_send
-from .unet import assemble_network, lay_out
 
 KEPT = 8  # networks that a session keeps
 SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
@@ -31,13 +31,15 @@ class Model(NamedTuple):
     shared: str | None  # the file that it is mapped from, None for the session's own copy
 
 
-_models: OrderedDict[tuple[str, str], tuple[str, Model]] = OrderedDict()  # database and model -> digest, network
+_models: OrderedDict[tuple[str, str, str], tuple[str, Model]] = (
+    OrderedDict()
+)  # database, model, component -> digest, network
 
 # What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can
 # change a value of a row and leave both as they are.
 _IDENTITY = """
-select sql_diffusion.component_config($1)::text as config,
-       sql_diffusion.sample_shape(sql_diffusion.unet_config(sql_diffusion.component_config($1))) as shape,
+select sql_diffusion.component_config($1, $2)::text as config,
+       sql_diffusion.sample_shape(sql_diffusion.component_config($1, $2)) as shape,
        d.oid::bigint as database,
        pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid,
                             'sql_diffusion.parameters'::pg_catalog.regclass::oid) as place,
@@ -45,7 +47,7 @@ select sql_diffusion.component_config($1)::text as config,
                                                     order by p.key collate "C"))
         from sql_diffusion.parameters p
         where p.model = $1
-          and p.component = 'unet') as parameters
+          and p.component = $2) as parameters
 from pg_catalog.pg_database d,
      pg_catalog.pg_control_system() s,
      pg_catalog.pg_control_checkpoint() c
@@ -53,8 +55,9 @@ where d.datname = pg_catalog.current_database()
 """
 
 _PLAN = """
-select step, operation, key, pops, pushes, in_channels, out_channels, settings::text
-from sql_diffusion.unet_plan($1)
+select step, operation, key, inputs, in_channels, out_channels, level, settings::text
+from sql_diffusion.plan($1, $2)
+order by step
 """
 
 _PARAMETER = """
@@ -66,20 +69,24 @@ where p.model = $1
 """
 
 
-def get_model(plpy: Any, name: str | None, between: Callable[[], None] = lambda: None) -> Model:
-    """The network of a model, in the state in which this statement sees it."""
-    [identity] = query(plpy, _IDENTITY, ["text"], [name])
+def get_model(
+    plpy: Any, name: str | None, component: str = "unet", between: Callable[[], None] = lambda: None
+) -> Model:
+    """A network of a model, in the state in which this statement sees it."""
+    [identity] = query(plpy, _IDENTITY, ["text", "text"], [name, component])
     assert name is not None  # component_config refuses it
     digest = hashlib.sha256(
-        json.dumps([SOURCE_DIGEST, name, identity["place"], identity["config"], identity["parameters"]]).encode()
+        json.dumps(
+            [SOURCE_DIGEST, name, component, identity["place"], identity["config"], identity["parameters"]]
+        ).encode()
     ).hexdigest()
-    place = (identity["place"], name)
+    place = (identity["place"], name, component)
     known = _models.get(place)
     if known is not None and known[0] == digest:
         _models.move_to_end(place)
         return known[1]
     _models.pop(place, None)
-    model = _load(plpy, name, identity, digest, between)
+    model = _load(plpy, name, component, identity, digest, between)
     give_memory_back()
     _models[place] = digest, model
     while len(_models) > KEPT:
@@ -87,19 +94,19 @@ def get_model(plpy: Any, name: str | None, between: Callable[[], None] = lambda:
     return model
 
 
-def _load(plpy: Any, name: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
-    file = cache.file_name(identity["database"], name, digest)
+def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
+    file = cache.file_name(identity["database"], name, component, digest)
     shape = list(identity["shape"])
     try:
         folder = cache.open_folder(cache_folder(plpy), make=True)
     except cache.Unusable:
-        return Model(assemble_network(_read(plpy, name, shape)), shape, None)
+        return Model(assemble_network(_read(plpy, name, component, shape)), shape, None)
     try:
         layout = None
         try:
             layout = cache.read(folder, file)
         except cache.Unusable:
-            own = _read(plpy, name, shape)
+            own = _read(plpy, name, component, shape)
         if layout is not None:
             return Model(assemble_network(layout), shape, file)
         try:
@@ -130,9 +137,14 @@ def _sweep(plpy: Any, folder: int, keep: str, database: int) -> None:
     cache.sweep(folder, keep, [row["oid"] for row in databases], database, [row["name"] for row in models])
 
 
-def read_plan(plpy: Any, name: str) -> list[PlanRow]:
-    rows = query(plpy, _PLAN, ["text"], [name])
-    return [PlanRow(**{**row, "key": row["key"] or "", "settings": json.loads(row["settings"])}) for row in rows]
+def read_plan(plpy: Any, name: str, component: str) -> list[PlanRow]:
+    rows = query(plpy, _PLAN, ["text", "text"], [name, component])
+    return [
+        PlanRow(
+            **{**row, "key": row["key"] or "", "inputs": row["inputs"] or [], "settings": json.loads(row["settings"])}
+        )
+        for row in rows
+    ]
 
 
 def read_parameter(
@@ -154,12 +166,12 @@ def read_parameter(
     return weight, bias
 
 
-def _read(plpy: Any, name: str, shape: list[int]) -> Layout:
+def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
     query(plpy, "select sql_diffusion.check_model($1)", ["text"], [name])
 
     def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
-        parameter = read_parameter(plpy, name, "unet", key)
+        parameter = read_parameter(plpy, name, component, key)
         assert parameter is not None  # check_model saw to it
         return parameter
 
-    return lay_out(read_plan(plpy, name), read, shape[1], shape[2])
+    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2])

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import random
+from .layers.modules import Network
+from .network import run
 from .schedulers import ScheduleStep, scheduler_step
-from .unet import Network, run
 
 
 def denormalize(sample: np.ndarray) -> np.ndarray:
@@ -39,6 +40,7 @@ def sample_steps(
 
     sample = draw()
     for step in schedule:
-        model_output = run(network, sample, step.timestep, functools.partial(between, step))
+        inputs = {"sample": sample, "timestep": np.array([step.timestep], np.float32)}
+        model_output = run(network, inputs, functools.partial(between, step))["sample"]
         sample, original = scheduler_step(model_output, sample, draw() if step.draws_noise else None, step)
         yield step, sample, original

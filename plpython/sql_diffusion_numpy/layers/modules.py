@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import conv2d
-from .conv2d import Activation, Convolution, extent, statistics_of
-from .group_norm import Norm, prepare_norm
+from .conv2d import Activation, Convolution, Piece, extent, statistics_of
+from .group_norm import Norm, apply_norm, prepare_norm
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]  # key -> weight, bias
 Arrays = dict[str, np.ndarray]
@@ -26,15 +26,15 @@ ALGORITHMS = {
 
 
 class PlanRow(NamedTuple):
-    """A row of unet_plan(model)."""
+    """A row of plan(model, component), where each column is explained."""
 
     step: int
     operation: str
     key: str
-    pops: bool
-    pushes: bool
+    inputs: list[int]
     in_channels: int
     out_channels: int
+    level: int | None
     settings: dict[str, Any]
 
 
@@ -52,7 +52,38 @@ class Network(NamedTuple):
     plan: list[PlanRow]
     convolutions: dict[str, Convolution]
     arrays: Arrays
-    projections: dict[str, slice]  # key of a resnet -> its part of the projected time embedding
+
+
+class Normalized(NamedTuple):
+    """An activation whose norm is left for the step behind to do, which reads the pixels anyway."""
+
+    activation: Activation
+    norm: Norm
+
+
+Value = Activation | Normalized  # what goes from step to step, and lasts as long as a later step takes it
+
+
+def with_norm(value: Value) -> tuple[Activation, Norm | None]:
+    return value if isinstance(value, Normalized) else (value, None)
+
+
+def plain(value: Value) -> Activation:
+    """The activation, normalised where that was left to do."""
+    if isinstance(value, Normalized):
+        return [Piece(apply_norm(joined(value.activation), value.norm), None)]
+    return value
+
+
+def vector_of(value: Value) -> np.ndarray:
+    """(features) where all pictures of the batch share it, else (batch, features)."""
+    values = joined(plain(value))[:, 0, 0]
+    return values[0] if len(values) == 1 else values
+
+
+def vector_value(vector: np.ndarray) -> Activation:
+    """A vector (features), or one for each picture (batch, features), as an activation of one pixel."""
+    return [Piece(vector.reshape(-1, 1, 1, vector.shape[-1]), None)]
 
 
 def zeros_for_none(bias: np.ndarray | None, count: int) -> np.ndarray:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .conv2d import Activation, Piece, convolve, extent
-from .modules import (
+from ..layers.conv2d import Piece, convolve, extent
+from ..layers.modules import (
     Layout,
     Network,
     PlanRow,
     Read,
+    Value,
     joined,
     lay_out_convolution,
     lay_out_module,
     lay_out_norm,
     norm_of,
+    plain,
     zeros_for_none,
 )
-from .scaled_dot_product_attention import attend
+from ..layers.scaled_dot_product_attention import attend
 
 
-def lay_out(layout: Layout, read: Read, row: PlanRow) -> None:
+def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     """The three projections become one, with the factor 1 / sqrt(E) of the attention in that of the queries."""
     key, heads = row.key, row.settings["heads"]
     if row.settings.get("num_groups") is not None:
@@ -35,7 +39,8 @@ def lay_out(layout: Layout, read: Read, row: PlanRow) -> None:
     lay_out_module(layout, read, f"{key}.to_out.0", 0, 0)
 
 
-def attention_block(network: Network, row: PlanRow, activation: Activation) -> Activation:
+def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    activation = plain(inputs[0])
     key, settings, heads = row.key, row.settings, row.settings["heads"]
     norm = None
     if settings.get("num_groups") is not None:

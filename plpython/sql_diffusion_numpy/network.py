@@ -1,0 +1,109 @@
+"""Networks: a loop over the rows of a plan, whatever network it is.
+
+lay_out reads the parameters once; assemble_network makes a network of what lay_out made, or of the same arrays read
+back from a file; run_steps is one pass. What a step does is in the module of operations/ with its operation's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import fail
+from .layers.conv2d import Piece, assemble
+from .layers.modules import ALGORITHMS, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+
+
+def operation_of(row: PlanRow) -> Any:
+    """The module of a step's operation."""
+    try:
+        return importlib.import_module(f".operations.{row.operation}", __package__)
+    except ModuleNotFoundError:
+        fail(f"step {row.step} has the operation {row.operation}, which nothing implements", sqlstate="0A000")
+
+
+def lay_out(plan: list[PlanRow], read: Read, height: int, width: int) -> Layout:
+    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast."""
+    layout = Layout(plan, {}, {})
+    by_operation: dict[Any, list[PlanRow]] = {}
+    for row in plan:
+        level = plan[row.inputs[0] - 1].level if row.inputs else None
+        size = (0, 0) if level is None else (scaled(height, level), scaled(width, level))
+        operation = operation_of(row)
+        if hasattr(operation, "lay_out"):
+            operation.lay_out(layout, read, row, *size)
+        by_operation.setdefault(operation, []).append(row)
+    for operation, rows in by_operation.items():
+        if hasattr(operation, "finish_layout"):
+            operation.finish_layout(layout, read, rows)
+    return layout
+
+
+def scaled(size: int, level: int) -> int:
+    """A height or width after so many halvings, or doublings below 0."""
+    return -(-size // 2**level) if level >= 0 else size * 2**-level
+
+
+def assemble_network(layout: Layout) -> Network:
+    arrays = layout.arrays
+    convolutions = {
+        name: assemble(ALGORITHMS[algorithm], arrays[name + ".weight"], arrays[name + ".bias"], padding)
+        for name, (algorithm, padding) in layout.convolutions.items()
+    }
+    return Network(layout.plan, convolutions, arrays)
+
+
+def input_value(tensor: np.ndarray) -> Value:
+    """Images (batch, channels, height, width), tokens (batch, tokens, features) or vectors ([batch,] features)."""
+    if tensor.ndim == 4:
+        return [Piece(np.ascontiguousarray(tensor.transpose(0, 2, 3, 1), np.float32), None)]
+    if tensor.ndim == 3:
+        return [Piece(np.ascontiguousarray(tensor[:, None], np.float32), None)]
+    return vector_value(np.ascontiguousarray(tensor, np.float32))
+
+
+def run_steps(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[PlanRow, Value]]:
+    """One pass over its named inputs (input_value), a step at a time: -> the row, and its result."""
+    last_use = {step: row.step for row in network.plan for step in row.inputs}
+    results: dict[int, Value] = {}
+    shared: dict[str, Any] = {}
+    for row in network.plan:
+        if row.operation == "input":
+            result = input_value(inputs[row.key])
+        else:
+            result = operation_of(row).run(network, row, [results[step] for step in row.inputs], shared)
+        yield row, result
+        for step in row.inputs:
+            if last_use[step] == row.step:
+                results.pop(step, None)
+        if row.step in last_use:
+            results[row.step] = result
+
+
+def step_tensor(row: PlanRow, value: Value) -> np.ndarray:
+    """A step's result: images (batch, channels, height, width), tokens (batch, tokens, features) or vectors (batch,
+    features)."""
+    values = joined(plain(value))
+    if row.level is not None:
+        return values.transpose(0, 3, 1, 2)
+    return values[:, 0, 0] if values.shape[2] == 1 else values[:, 0]
+
+
+def run(
+    network: Network, inputs: Mapping[str, np.ndarray], between: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
+    """One pass: -> the tensors of its steps output by their keys, and of its last step under the name sample.
+
+    between is called after each step.
+    """
+    outputs = {}
+    for row, value in run_steps(network, inputs):
+        between()
+        if row.operation == "output":
+            outputs[row.key] = step_tensor(row, value)
+        if row.step == len(network.plan):
+            outputs["sample"] = step_tensor(row, value)
+    return outputs

@@ -1,0 +1,12 @@
+"""Values 0 to 1 become values -1 to 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layers.conv2d import Piece
+from ..layers.modules import Network, PlanRow, Value, joined, plain
+
+
+def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    return [Piece(2 * joined(plain(inputs[0])) - 1, None)]

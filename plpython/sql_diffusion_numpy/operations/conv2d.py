@@ -1,0 +1,31 @@
+"""A convolution, and the norm before it where one was left to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layers.conv2d import convolve
+from ..layers.modules import (
+    Layout,
+    Network,
+    PlanRow,
+    Read,
+    Value,
+    lay_out_convolution,
+    lay_out_module,
+    with_norm,
+)
+
+
+def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
+    kernel, stride, padding = (row.settings[name] for name in ("kernel_size", "stride", "padding"))
+    if (kernel, stride, padding) in ((3, 1, 1), (1, 1, 0)):
+        lay_out_module(layout, read, row.key, height, width)
+    else:
+        weight, bias = read(row.key)
+        lay_out_convolution(layout, row.key, weight, bias, f"direct{kernel}/{stride}", (padding,) * 4)
+
+
+def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    activation, norm = with_norm(inputs[0])
+    return convolve(activation, network.convolutions[row.key], norm)

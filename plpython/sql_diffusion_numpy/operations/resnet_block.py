@@ -1,0 +1,106 @@
+"""The residual block, diffusers' ResnetBlock2D (He et al. 2015, arXiv:1512.03385; Ho et al. 2020, appendix B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..layers.conv2d import Activation, convolve, extent
+from ..layers.group_norm import Norm
+from ..layers.modules import (
+    Layout,
+    Network,
+    PlanRow,
+    Read,
+    Value,
+    joined,
+    lay_out_module,
+    lay_out_norm,
+    norm_of,
+    plain,
+    vector_of,
+    zeros_for_none,
+)
+from ..layers.silu import silu
+
+
+def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
+    """time_emb_proj is left to finish_layout, which joins those of all blocks that share a time embedding."""
+    key = row.key
+    lay_out_norm(layout, read, f"{key}.norm1")
+    lay_out_module(layout, read, f"{key}.conv1", height, width)
+    lay_out_norm(layout, read, f"{key}.norm2")
+    lay_out_module(layout, read, f"{key}.conv2", height, width)
+    if row.in_channels != row.out_channels:
+        lay_out_module(layout, read, f"{key}.conv_shortcut", height, width)
+
+
+def time_name(row: PlanRow) -> str:
+    """What the projections of the time embedding that this block takes are called, those of all such blocks together."""
+    return f"time_emb_proj of {row.inputs[1]}"
+
+
+def finish_layout(layout: Layout, read: Read, rows: list[PlanRow]) -> None:
+    """One product for the time of all blocks."""
+    together: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for row in rows:
+        if len(row.inputs) > 1:
+            weight, bias = read(f"{row.key}.time_emb_proj")
+            together.setdefault(time_name(row), []).append((weight, zeros_for_none(bias, len(weight))))
+    for name, projections in together.items():
+        layout.arrays[f"{name}.weight"] = np.ascontiguousarray(np.concatenate([weight for weight, _ in projections]).T)
+        layout.arrays[f"{name}.bias"] = np.concatenate([bias for _, bias in projections])
+
+
+def project(network: Network, name: str, embedding: np.ndarray) -> np.ndarray:
+    """SiLU and time_emb_proj of every block that takes it at once: (..., sum of their channels)."""
+    return silu(embedding) @ network.arrays[f"{name}.weight"] + network.arrays[f"{name}.bias"]
+
+
+def projections(plan: list[PlanRow]) -> dict[str, slice]:
+    """The key of a block -> its part of the projected time embedding."""
+    parts, ends = {}, dict[str, int]()
+    for row in plan:
+        if row.operation == "resnet_block" and len(row.inputs) > 1:
+            begin = ends.get(time_name(row), 0)
+            size = row.out_channels * (2 if row.settings["time_scale_shift"] == "scale_shift" else 1)
+            parts[row.key] = slice(begin, begin + size)
+            ends[time_name(row)] = begin + size
+    return parts
+
+
+def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    if len(inputs) == 1:
+        return resnet_block(network, row, plain(inputs[0]), None)
+    name = time_name(row)
+    if name not in shared:
+        shared[name] = project(network, name, vector_of(inputs[1]))
+        shared["projections"] = projections(network.plan)
+    return resnet_block(network, row, plain(inputs[0]), shared[name][..., shared["projections"][row.key]])
+
+
+def resnet_block(network: Network, row: PlanRow, activation: Activation, projected: np.ndarray | None) -> Activation:
+    """norm1, SiLU, conv1, the projected time embedding, norm2, SiLU, conv2, and the input again.
+
+    projected: (channels), or (2 * channels), scale and shift, with time_scale_shift scale_shift; for all pictures, or with
+    a first dimension for each. None for no time.
+    """
+    key, settings, convolutions = row.key, row.settings, network.convolutions
+    groups, eps = settings["num_groups"], settings["eps"]
+    shortcut = convolutions.get(f"{key}.conv_shortcut")
+    residual = joined(activation) if shortcut is None else convolve(activation, shortcut, statistics=False)[0].values
+    conv1, conv2 = convolutions[f"{key}.conv1"], convolutions[f"{key}.conv2"]
+    scale_shift = settings["time_scale_shift"] == "scale_shift"
+    bias = conv1.bias if scale_shift or projected is None else conv1.bias + projected
+    hidden = convolve(
+        activation,
+        conv1,
+        norm_of(network, activation, f"{key}.norm1", groups, eps, True),
+        bias=np.broadcast_to(bias, (extent(activation)[0], bias.shape[-1])),
+    )
+    norm = norm_of(network, hidden, f"{key}.norm2", groups, eps, True)
+    if scale_shift and projected is not None:
+        scale, shift = np.split(projected, 2, axis=-1)
+        norm = Norm(norm.scale * (1 + scale), norm.shift * (1 + scale) + shift, True)
+    return convolve(hidden, conv2, norm, residual=residual, output_scale=1 / settings["output_scale_factor"])
