@@ -22,7 +22,7 @@ SQL = \
 OPERATIONS = $(sort $(wildcard sql/operations/*.sql))
 NETWORKS   = $(sort $(wildcard sql/networks/*.sql))
 
-LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
+LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention attention_block downsample upsample
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql

@@ -32,3 +32,17 @@ begin atomic
 end;
 comment on function sql_diffusion.add_channels(real[], real[]) is
   'Adds to each channel of the input, shape (channels, ...), its element of the vector, shape (channels): input + vector[:, None, None].';
+
+create function sql_diffusion.add_of_maps(a sql_diffusion.feature_maps, b sql_diffusion.feature_maps) returns setof sql_diffusion.feature_maps
+language sql immutable parallel safe rows 1
+begin atomic
+  select array_agg(plane.pixels order by channel), (a).height, (a).width, array_agg(plane.mean order by channel), array_agg(plane.variance order by channel),
+         array_agg(plane.low order by channel), array_agg(plane.high order by channel)
+  from generate_series(1, array_length((a).planes, 1)) channel,
+       lateral (select array_agg(pixel) as pixels, avg(pixel::float8) as mean, var_pop(pixel::float8) as variance, min(pixel)::float8 as low, max(pixel)::float8 as high
+                from (select x + y as pixel
+                      from (select unnest((a).planes[channel:channel]) as x, unnest((b).planes[channel:channel]) as y offset 0) pair) sums offset 0) plane
+  offset 0;
+end;
+comment on function sql_diffusion.add_of_maps(sql_diffusion.feature_maps, sql_diffusion.feature_maps) is
+  'add of two feature maps of one shape. A set of one row, so that the planner puts the query in its place.';

@@ -1,79 +1,10 @@
-create function sql_diffusion.attention_heads(query real[], key real[], value real[], features int, first int, last int) returns real[]
-language sql immutable parallel safe cost 1000000
-set jit = off
-return (
-  select sql_diffusion.array_cat_agg(sql_diffusion.attention_core(query[(h - 1) * features + 1 : h * features],
-                                                                  key[(h - 1) * features + 1 : h * features],
-                                                                  value[(h - 1) * features + 1 : h * features], 'attention_block') order by h)
-  from generate_series(first, last) h);
-comment on function sql_diffusion.attention_heads(real[], real[], real[], int, int, int) is
-  'Attention of the heads first to last, each so many features: query, key and value (channels, pixels) to (channels of these heads, pixels).';
-
-create function sql_diffusion.attention_heads_packed(
-  query sql_diffusion.convolution, key sql_diffusion.convolution, value sql_diffusion.convolution, features int, first int, last int
-) returns real[]
-language sql stable parallel safe cost 1000000
-set jit = off
-set enable_memoize = off
-return (
-  select sql_diffusion.attention_heads(q.planes, k.planes, v.planes, features, 1, last - first + 1)
-  from sql_diffusion.conv2d_packed(query, (first - 1) * features + 1, last * features) q,
-       sql_diffusion.conv2d_packed(attention_heads_packed.key, (first - 1) * features + 1, last * features) k,
-       sql_diffusion.conv2d_packed(value, (first - 1) * features + 1, last * features) v);
-comment on function sql_diffusion.attention_heads_packed(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int, int, int) is
-  'attention_heads of what three convolutions are going to give.';
-
-create function sql_diffusion.attention_heads_parallel(
-  query sql_diffusion.convolution, key sql_diffusion.convolution, value sql_diffusion.convolution, features int
-) returns table (share int, planes real[])
-language sql stable parallel safe rows 16
-set jit = off
-set plan_cache_mode = force_generic_plan
-begin atomic
-  select s.share,
-         sql_diffusion.attention_heads_packed(query, attention_heads_parallel.key, value, features, s.first, s.last) as planes
-  from sql_diffusion.shares_of((query).out_channels / features) s;
-end;
-comment on function sql_diffusion.attention_heads_parallel(sql_diffusion.convolution, sql_diffusion.convolution, sql_diffusion.convolution, int) is
-  'attention_heads_packed of all heads, by several processes where the server allows it (sql/parallel.sql).';
-
 create function sql_diffusion.attention_block_of_maps(
   input sql_diffusion.feature_maps, model text, key text, heads int, num_groups int, eps double precision, output_scale_factor double precision, component text
 ) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
 begin atomic
-  -- Pixels are tokens: a linear layer of tokens is a 1x1 convolution of (channels, height, width), and a head is a run of channels.
-  select output.planes, output.height, output.width, output.mean, output.variance, output.low, output.high
-  from (select case when p.weight is not null and (heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0) then
-                 sql_diffusion.fail(format('attention_block: heads is %s, expected a divisor of the %s outputs of %s.to_q', coalesce(heads::text, 'null'),
-                                           array_length(p.weight, 1), attention_block_of_maps.key))
-               end as refused
-        from (values (1)) one
-             left join sql_diffusion.parameters p
-             on p.model = attention_block_of_maps.model and p.component = attention_block_of_maps.component and p.key = attention_block_of_maps.key || '.to_q'
-        offset 0) heads_check
-       left join lateral (select norm
-                          from sql_diffusion.group_norm_of_module(input, model, component, key || '.group_norm', num_groups, eps, false, 'attention_block') norm
-                          where num_groups is not null and heads_check.refused is null
-                          offset 0) hidden
-       on true
-       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) q
-       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) k
-       cross join sql_diffusion.conv2d_prepared(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) v
-       cross join lateral (select case
-                                  when q.layer is null or k.layer is null or v.layer is null
-                                  then (select sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, 1, heads)
-                                        from sql_diffusion.conv2d_module(input, model, component, key || '.to_q', 1, 0, 'attention_block', norm => hidden.norm) query,
-                                             sql_diffusion.conv2d_module(input, model, component, key || '.to_k', 1, 0, 'attention_block', norm => hidden.norm) keys,
-                                             sql_diffusion.conv2d_module(input, model, component, key || '.to_v', 1, 0, 'attention_block', norm => hidden.norm) value)
-                                  when sql_diffusion.worth_workers(heads * ((input).height * (input).width)::float8 ^ 2 * 1400 + 3 * sql_diffusion.conv2d_nanoseconds(q))
-                                  then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
-                                        from sql_diffusion.attention_heads_parallel(q, k, v, q.out_channels / heads) h)
-                                  else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, 1, heads)
-                                  end as planes offset 0) attended
-       cross join lateral (select sql_diffusion.to_maps(attended.planes, (input).height, (input).width) as maps offset 0) described
-       cross join sql_diffusion.conv2d_module(described.maps, model, component, key || '.to_out.0', 1, 0, 'attention_block', residual => (input).planes,
-                                              output_scale => 1 / output_scale_factor) output
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.attention_of_maps(input, null, model, component, key, heads, 'attention_block', (input).planes, output_scale_factor => output_scale_factor, num_groups => num_groups, eps => eps) maps
   offset 0;
 end;
 comment on function sql_diffusion.attention_block_of_maps(sql_diffusion.feature_maps, text, text, int, int, double precision, double precision, text) is

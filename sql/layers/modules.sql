@@ -96,7 +96,8 @@ begin atomic
               offset 0) p
              left join sql_diffusion.packed_layers l
              on l.model = conv2d_prepared.model and l.component = conv2d_prepared.component and l.key = conv2d_prepared.key
-                and (p.kernel_height * p.kernel_width = 1 or l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding))
+                and (p.kernel_height * p.kernel_width = 1    -- a single tap serves any width
+                     or l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, p.kernel_width, padding))
         offset 0) layer
        left join lateral (select operands.planes, operands.rest, operands.unit, operands.slots, operands.height, operands.width
                           from sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, scale_factor,
@@ -107,7 +108,7 @@ begin atomic
   offset 0;
 end;
 comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int, sql_diffusion.convolution) is
-  'The convolution with the parameters of the module with this key, of this input, up to its multiplications; without a layer where the module is not packed for an image of this width. '
+  'The convolution with the parameters of the module with this key, of this input, up to its multiplications; without a layer where the module is not packed for an image of this width (a 1x1 kernel, packed for one, serves all). '
   'Arguments as for conv2d_module. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_packed(convolution sql_diffusion.convolution, first int, last int) returns setof sql_diffusion.feature_maps
@@ -216,6 +217,30 @@ begin atomic
 end;
 comment on function sql_diffusion.linear_module(real[], text, text, text, text) is
   'linear with the parameters of the module with this key. The name opens error messages.';
+
+create function sql_diffusion.linear_of_maps(
+  input sql_diffusion.feature_maps, model text, component text, key text, name text, residual real[] default null, output_scale double precision default 1
+) returns setof sql_diffusion.feature_maps
+language sql stable parallel safe rows 1
+begin atomic
+  select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
+  from sql_diffusion.conv2d_module(input, model, component, key, 1, 0, name, residual => residual, output_scale => output_scale) maps
+  where (input).height * (input).width >= 8
+  union all
+  -- too few for big numbers: what linear_core does row by row
+  select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
+  from (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(pixel.y), (input).height * (input).width), (input).height, (input).width) as maps
+        from (select case when residual is null and output_scale = 1 then element::real else ((element + coalesce(added, 0)) * output_scale + 1e-29 - 1e-29)::real end as y
+              from (select unnest(sql_diffusion.transpose(sql_diffusion.linear_module(sql_diffusion.transpose((input).planes), model, component, key, name)))::float8 as element,
+                           unnest(residual) as added
+                    offset 0) elements offset 0) pixel
+        offset 0) done
+  where (input).height * (input).width < 8
+  offset 0;
+end;
+comment on function sql_diffusion.linear_of_maps(sql_diffusion.feature_maps, text, text, text, text, real[], double precision) is
+  'linear over the channels of every pixel, with the parameters of the module with this key, to the bit what linear_module gives where there are less than 8 pixels and no residual. The residual, (out, height * width), is added, and '
+  'the sum multiplied by output_scale. The name opens error messages. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.group_norm_of_module(
   input sql_diffusion.feature_maps, model text, component text, key text, num_groups int, eps double precision, with_silu boolean, name text, scale_shift real[] default null

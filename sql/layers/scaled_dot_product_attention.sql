@@ -1,6 +1,7 @@
 -- softmax(Q K^T / sqrt(E)) V, Vaswani et al. 2017, equation 1, with the big numbers of conv2d (sql/layers/conv2d.sql; doc/fast-sql.md).
 -- A number holds one feature of all keys, a slot to a key: feature times number, summed over the features, is a query's
 -- score with every key. A number holds all features of one value: weight times number, summed over the keys, is the output.
+-- More keys than a number has room for are cut into runs, whose scores are put together before the softmax.
 
 create function sql_diffusion.slots(input real[], unit double precision) returns setof numeric
 language sql immutable parallel safe rows 1
@@ -14,8 +15,10 @@ comment on function sql_diffusion.slots(real[], double precision) is
   'the planner puts the query in its place.';
 
 -- Said to be stable, for PostgreSQL 18 computes immutable functions of its arguments ahead, in the branches of a CASE that are not taken too.
-create function sql_diffusion.attention_numbers(query real[], key real[], value real[], name text) returns real[]
-language sql stable strict parallel safe
+create function sql_diffusion.attention_numbers(
+  query real[], key real[], value real[], name text, attn_mask real[] default null, is_causal boolean default false, scale double precision default null
+) returns real[]
+language sql stable parallel safe
 set jit = off
 set geqo = off                                     -- the order of the joins is given; to search for another takes milliseconds
 set enable_memoize = off
@@ -25,24 +28,31 @@ return (
                array_length(query, 2) as queries,
                array_length(key, 2) as keys,
                array_length(value, 1) as value_features,
+               (array_length(key, 2) + 8189) / 8190 as runs,
                least(4499999, sqrt(4.9e15 / array_length(query, 1))) as query_limit,
                least(44999999, sqrt(4.9e15 / array_length(key, 2))) as weight_limit,
                (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as query_size,
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
                (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
        -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
-       lateral (select case when greatest(size.keys, size.value_features) > 8190 then
-                         sql_diffusion.fail(format('%s has %s keys of %s features, expected at most 8190 of either', name, size.keys, size.value_features), errcode => '0A000')::int
+       lateral (select case when size.value_features > 8190 then
+                         sql_diffusion.fail(format('%s has values of %s features, expected at most 8190', name, size.value_features), errcode => '0A000')::int
                        when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
                        else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
                        end as q,
                        least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
                        size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
-       lateral (select array_agg(number order by e)
-                       || -55000000 * repeat('0000000000000001', size.keys)::numeric as keys,
-                       ('1' || repeat('5000000000000000', size.keys + 1))::numeric as keys_half
-                from generate_series(1, size.features) e,
-                     sql_diffusion.slots(key[e:e], unit.k) number offset 0) keys,
+       -- (runs, features + 1)
+       lateral (select array_agg(run.numbers order by run.first) as keys,
+                       array_agg(run.half order by run.first) as halves
+                from (select first,
+                             array_agg(number order by e)
+                             || -55000000 * repeat('0000000000000001', least(8190, size.keys - first + 1))::numeric as numbers,
+                             ('1' || repeat('5000000000000000', least(8190, size.keys - first + 1) + 1))::numeric as half
+                      from generate_series(1, size.keys, 8190) first,
+                           generate_series(1, size.features) e,
+                           sql_diffusion.slots(key[e:e][first : first + 8189], unit.k) number
+                      group by first) run offset 0) keys,
        lateral (select array_agg(number order by j)
                        || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
                        ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
@@ -55,30 +65,52 @@ return (
        lateral (select array_agg(feature::numeric) || sum(feature)::numeric as kernels
                 from (select flat.elements[i]::int as feature
                       from (select generate_series(token.i, size.features * size.queries, size.queries) as i) column_) features offset 0) query_kernel,
-       lateral (select convert_to(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
-                                   + keys.keys_half)::text, 'SQL_ASCII') as digits offset 0) product,
+       lateral (select convert_to(case size.runs
+                                  when 1 then
+                                    ((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
+                                     + keys.halves[1])::text
+                                  else
+                                    -- each run's digits begin with those of no key, of which one is enough
+                                    (select string_agg(substr(run.digits, case run.i when 1 then 1 else 18 end), '' order by run.i)
+                                     from (select r as i,
+                                                  substr(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys[r:r]) as number) pair)
+                                                          + keys.halves[r])::text, 1, 17 + 16 * least(8190, size.keys - 8190 * (r - 1))) as digits
+                                           from generate_series(1, size.runs) r) run)
+                                  end, 'SQL_ASCII') as digits offset 0) product,
        lateral (select array_agg(s) as scores,
                        max(s) as largest
-                from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.score as s
-                      from (select 1 / (unit.q * unit.k * sqrt(size.features)) as score offset 0) scale,
+                from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * score.factor as s
+                      from (select coalesce(scale / (unit.q * unit.k), 1 / (unit.q * unit.k * sqrt(size.features))) as factor offset 0) score,
                            (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score,
+       -- what a query may not see has the score -infinity, and the weight 0
+       lateral (select case
+                       when attn_mask is not null then
+                         (select array_agg(s + m) from (select unnest(score.scores) as s, unnest(attn_mask[token.i:token.i]) as m) pair)
+                       when is_causal then
+                         score.scores[: token.i] || array_fill('-infinity'::float8, array[greatest(size.keys - token.i, 0)])
+                       else score.scores
+                       end as scores offset 0) masked,
+       lateral (select case when attn_mask is not null or is_causal
+                       then (select coalesce(nullif(max(s), '-infinity'), 0) from (select unnest(masked.scores) as s) scores)
+                       else score.largest
+                       end as largest offset 0) visible,
        lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
                        sum(w) as total
-                from (select (exp(greatest(s - score.largest, -80)) * size.weight_limit)::int as w
-                      from (select unnest(score.scores) as s) scores offset 0) weights) weight,
+                from (select (exp(greatest(s - visible.largest, -80)) * size.weight_limit)::int as w
+                      from (select unnest(masked.scores) as s) scores offset 0) weights) weight,
        lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
                                    + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output,
        lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
-                from (select 1 / (weight.total * unit.v) as output offset 0) scale,
+                from (select coalesce(1 / nullif(weight.total * unit.v, 0), 0) as output offset 0) scale,
                      (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
-comment on function sql_diffusion.attention_numbers(real[], real[], real[], text) is
-  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries). It does not check the shapes. '
-  'The name opens the message where a value is not finite.';
+comment on function sql_diffusion.attention_numbers(real[], real[], real[], text, real[], boolean, double precision) is
+  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries), with the mask, (queries, keys), and the scale of scaled_dot_product_attention. '
+  'It does not check the shapes. The name opens the message where a value is not finite.';
 
 -- Small heads, up to 8 features, are faster as rows: a row for each query and key, a column for each feature. Where no score
 -- can be larger than 300 the softmax needs no maximum: exp stays far from the ends of a float8.
-create function sql_diffusion.attention_columns(query real[], key real[], value real[]) returns real[]
-language sql stable strict parallel safe
+create function sql_diffusion.attention_columns(query real[], key real[], value real[], scale double precision default null) returns real[]
+language sql stable parallel safe
 set jit = off
 set enable_memoize = off
 begin atomic
@@ -95,7 +127,7 @@ begin atomic
   select (sql_diffusion.transpose(array_agg(array[o1, o2, o3, o4, o5, o6, o7, o8]::real[])))[1 : array_length(value, 1)]
   from (select coalesce(q1 * factor, 0) as q1, coalesce(q2 * factor, 0) as q2, coalesce(q3 * factor, 0) as q3, coalesce(q4 * factor, 0) as q4,
                coalesce(q5 * factor, 0) as q5, coalesce(q6 * factor, 0) as q6, coalesce(q7 * factor, 0) as q7, coalesce(q8 * factor, 0) as q8
-        from (select 1 / sqrt(array_length(query, 1)::float8) as factor offset 0) scale,
+        from (select coalesce(scale, 1 / sqrt(array_length(query, 1)::float8)) as factor offset 0) score,
              (select unnest(query[1:1]) as q1, unnest(query[2:2]) as q2, unnest(query[3:3]) as q3, unnest(query[4:4]) as q4,
                      unnest(query[5:5]) as q5, unnest(query[6:6]) as q6, unnest(query[7:7]) as q7, unnest(query[8:8]) as q8) columns offset 0) asked,
        lateral (select sum(e * v1) / sum(e) + 1e-29 - 1e-29 as o1, sum(e * v2) / sum(e) + 1e-29 - 1e-29 as o2,
@@ -106,28 +138,54 @@ begin atomic
                              v1, v2, v3, v4, v5, v6, v7, v8
                       from token offset 0) weighted) output;
 end;
-comment on function sql_diffusion.attention_columns(real[], real[], real[]) is
-  'attention_core for at most 8 features of query and key and 8 of value, and scores of at most 300 either way.';
+comment on function sql_diffusion.attention_columns(real[], real[], real[], double precision) is
+  'attention_core without a mask for at most 8 features of query and key and 8 of value, and scores of at most 300 either way.';
 
-create function sql_diffusion.attention_core(query real[], key real[], value real[], name text) returns real[]
-language sql immutable strict parallel safe cost 100000
+create function sql_diffusion.attention_core(
+  query real[], key real[], value real[], name text, attn_mask real[] default null, is_causal boolean default false, scale double precision default null
+) returns real[]
+language sql immutable parallel safe cost 100000
 set jit = off
 return (
   select case when greatest(array_length(query, 1), array_length(value, 1)) <= 8
-                   and size.q * size.k * sqrt(array_length(query, 1)) < 300
+                   and size.q * size.k * coalesce(abs(scale) * array_length(query, 1), sqrt(array_length(query, 1))) < 300
                    and size.v < 'infinity'
-         then sql_diffusion.attention_columns(query, key, value)
-         else sql_diffusion.attention_numbers(query, key, value, name)
+                   and attn_mask is null
+                   and not is_causal
+         then sql_diffusion.attention_columns(query, key, value, scale)
+         else sql_diffusion.attention_numbers(query, key, value, name, attn_mask, is_causal, scale)
          end
   from (select (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as q,
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as k,
                (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as v offset 0) size);
-comment on function sql_diffusion.attention_core(real[], real[], real[], text) is
-  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries). It does not check the shapes. '
-  'The name opens the message where a value is not finite.';
+comment on function sql_diffusion.attention_core(real[], real[], real[], text, real[], boolean, double precision) is
+  'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries), with the mask, (queries, keys), and the scale of scaled_dot_product_attention. '
+  'It does not check the shapes. The name opens the message where a value is not finite.';
 
-create function sql_diffusion.scaled_dot_product_attention(query real[], key real[], value real[]) returns real[]
+create function sql_diffusion.check_mask(mask real[], name text) returns boolean
 language sql immutable strict parallel safe
+return (
+  select case
+         when count(element) < count(*) then
+           sql_diffusion.fail(name || ' holds null elements')
+         when max(element) >= 'infinity' then                             -- NaN sorts above infinity
+           sql_diffusion.fail(name || ' holds NaN or Infinity, expected finite numbers and -Infinity')
+         else
+           true
+         end
+  from (select unnest(mask) as element) elements);
+comment on function sql_diffusion.check_mask(real[], text) is
+  'Refuses a mask of attention with an element that is NULL, NaN or Infinity. The name opens the message: "scaled_dot_product_attention: attn_mask".';
+
+create function sql_diffusion.scaled_dot_product_attention(
+  query real[],
+  key real[],
+  value real[],
+  attn_mask real[] default null,
+  is_causal boolean default false,
+  scale double precision default null
+) returns real[]
+language sql immutable parallel safe
 set jit = off
 begin atomic
   select sql_diffusion.check_tensor(query, 'scaled_dot_product_attention: query'),
@@ -136,7 +194,8 @@ begin atomic
          case when array_ndims(query) not between 2 and 4 then
            sql_diffusion.fail(format('scaled_dot_product_attention: query has shape %s, expected 2 to 4 dimensions (batch, heads, length, features), the first two optional',
                                      sql_diffusion.shape(query)))
-         end;
+         end,
+         case when attn_mask is not null then sql_diffusion.check_tensor(attn_mask, 'scaled_dot_product_attention: attn_mask', 'queries, keys') end;
   select case when (sql_diffusion.shape(key))[: array_ndims(key) - 2] is distinct from (sql_diffusion.shape(query))[: array_ndims(query) - 2]
                    or array_length(key, array_ndims(key)) <> array_length(query, array_ndims(query)) or array_ndims(key) <> array_ndims(query) then
            sql_diffusion.fail(format('scaled_dot_product_attention: key has shape %s, expected that of query, %s, but for the length',
@@ -146,9 +205,21 @@ begin atomic
            sql_diffusion.fail(format('scaled_dot_product_attention: value has shape %s, expected that of key, %s, but for the features',
                                      sql_diffusion.shape(value), sql_diffusion.shape(key)))
          end,
+         case when array_length(attn_mask, 1) <> array_length(query, array_ndims(query) - 1) or array_length(attn_mask, 2) <> array_length(key, array_ndims(key) - 1) then
+           sql_diffusion.fail(format('scaled_dot_product_attention: attn_mask has shape %s, expected %s, a row for each query and an element for each key',
+                                     sql_diffusion.shape(attn_mask), array[array_length(query, array_ndims(query) - 1), array_length(key, array_ndims(key) - 1)]))
+         end,
+         case when is_causal is null then sql_diffusion.fail('scaled_dot_product_attention: is_causal is null, expected true or false') end,
+         case when is_causal and attn_mask is not null then
+           sql_diffusion.fail('scaled_dot_product_attention: attn_mask is given and is_causal is true, expected one of the two')
+         end,
+         case when not abs(scale) < 'infinity' then
+           sql_diffusion.fail(format('scaled_dot_product_attention: scale is %s, expected a finite number', scale))
+         end,
          sql_diffusion.check_values(query, 'scaled_dot_product_attention: query'),
          sql_diffusion.check_values(key, 'scaled_dot_product_attention: key'),
-         sql_diffusion.check_values(value, 'scaled_dot_product_attention: value');
+         sql_diffusion.check_values(value, 'scaled_dot_product_attention: value'),
+         sql_diffusion.check_mask(attn_mask, 'scaled_dot_product_attention: attn_mask');
   select sql_diffusion.with_shape(array_agg(output.element),
                                   (sql_diffusion.shape(query))[: array_ndims(query) - 1] || array_length(value, array_ndims(value)))
   from (select array_length(query, array_ndims(query) - 1) as queries,
@@ -164,10 +235,11 @@ begin atomic
                         sql_diffusion.transpose(sql_diffusion.fold(flat.q[h * queries * features + 1 : (h + 1) * queries * features], features)),
                         sql_diffusion.transpose(sql_diffusion.fold(flat.k[h * keys * features + 1 : (h + 1) * keys * features], features)),
                         sql_diffusion.transpose(sql_diffusion.fold(flat.v[h * keys * value_features + 1 : (h + 1) * keys * value_features], value_features)),
-                        'scaled_dot_product_attention'
+                        'scaled_dot_product_attention', attn_mask, is_causal, scale
                       )) as output
                from generate_series(0, cardinality(query) / (queries * features) - 1) h) head) output;
 end;
-comment on function sql_diffusion.scaled_dot_product_attention(real[], real[], real[]) is
-  'softmax(query key^T / sqrt(E)) value, Vaswani et al. 2017, equation 1: query (..., L, E), key (..., S, E), value (..., S, Ev) to (..., L, Ev), with up to two '
-  'leading dimensions, the same in all three. torch.nn.functional.scaled_dot_product_attention, without a mask.';
+comment on function sql_diffusion.scaled_dot_product_attention(real[], real[], real[], real[], boolean, double precision) is
+  'softmax(scale query key^T + attn_mask) value, Vaswani et al. 2017, equation 1: query (..., L, E), key (..., S, E), value (..., S, Ev) to (..., L, Ev), with up to two leading dimensions, the '
+  'same in all three. scale is 1 / sqrt(E) unless told otherwise; attn_mask, (L, S), is added to the scores, -Infinity where a query is not to see a key; with is_causal query i sees the keys up '
+  'to i. A query that sees no key gets zeros. torch.nn.functional.scaled_dot_product_attention.';

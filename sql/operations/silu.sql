@@ -2,7 +2,7 @@ create function sql_diffusion.run_silu(step sql_diffusion.plan_step, inputs sql_
 language sql stable parallel safe rows 1
 begin atomic
   select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
-  from (select sql_diffusion.vector_to_maps(sql_diffusion.silu(sql_diffusion.vector_of_maps(inputs[1]))) as maps offset 0) done,
-       lateral (select (done.maps).*) maps;
+  from sql_diffusion.silu_of_maps(inputs[1]) maps;
 end;
-comment on function sql_diffusion.run_silu(sql_diffusion.plan_step, sql_diffusion.feature_maps[], text, text) is 'SiLU of a vector.';
+comment on function sql_diffusion.run_silu(sql_diffusion.plan_step, sql_diffusion.feature_maps[], text, text) is
+  'silu of every element.';

@@ -1,0 +1,25 @@
+create function sql_diffusion.quick_gelu(input real[]) returns real[]
+language sql immutable strict parallel safe
+set jit = off
+begin atomic
+  select sql_diffusion.check_tensor(input, 'quick_gelu: input'),
+         sql_diffusion.check_values(input, 'quick_gelu: input');
+  -- x sigmoid(1.702 x), whose sigmoid is written as a tanh: that cannot overflow, as exp would
+  select sql_diffusion.with_shape(array_agg((x / 2 * (1 + tanh(0.851 * x)) + 1e-29 - 1e-29)::real), sql_diffusion.shape(input))
+  from (select unnest(input)::float8 as x) elements;
+end;
+comment on function sql_diffusion.quick_gelu(real[]) is
+  'x sigmoid(1.702 x) of every element, the fast approximation of gelu that CLIP was trained with: Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2; quick_gelu of transformers. A tensor of any shape; the output has the same.';
+
+create function sql_diffusion.quick_gelu_of_maps(input sql_diffusion.feature_maps) returns setof sql_diffusion.feature_maps
+language sql immutable parallel safe rows 1
+begin atomic
+  select array_agg(plane.pixels order by channel), (input).height, (input).width, array_agg(plane.mean order by channel), array_agg(plane.variance order by channel),
+         array_agg(plane.low order by channel), array_agg(plane.high order by channel)
+  from generate_series(1, array_length((input).planes, 1)) channel,
+       lateral (select array_agg(pixel) as pixels, avg(pixel::float8) as mean, var_pop(pixel::float8) as variance, min(pixel)::float8 as low, max(pixel)::float8 as high
+                from (select (x / 2 * (1 + tanh(0.851 * x)) + 1e-29 - 1e-29)::real as pixel
+                      from (select unnest((input).planes[channel:channel])::float8 as x offset 0) elements) activated offset 0) plane
+  offset 0;
+end;
+comment on function sql_diffusion.quick_gelu_of_maps(sql_diffusion.feature_maps) is 'quick_gelu of feature maps. A set of one row, so that the planner puts the query in its place.';
