@@ -115,6 +115,7 @@ comment on function sql_diffusion.sample_shape(jsonb) is
 
 create function sql_diffusion.network_plan(config jsonb) returns setof sql_diffusion.plan_step
 language sql immutable strict parallel safe rows 60
+set jit = off
 begin atomic
 {plans};
 end;

@@ -33,3 +33,21 @@ end;
 comment on function sql_diffusion.check_settings(text, jsonb, text[]) is
   'True for a configuration that keeps every rule, otherwise an error (0A000) that names the first setting that does not. A rule is a row of three texts: the setting, '
   'what is expected, and a JSON path predicate in strict mode, that is true where the setting is supported. The name opens the message.';
+
+create function sql_diffusion.check_known_settings(name text, config jsonb, known jsonb) returns boolean
+language sql immutable parallel safe
+begin atomic
+  with unknown as (
+    select k.setting
+    from jsonb_object_keys(config) as k (setting)
+    where k.setting not like '\_%'
+      and not known ? k.setting
+      and jsonb_typeof(config -> k.setting) <> 'null'      -- a later version's setting that is not used
+    order by k.setting collate "C"
+    limit 1
+  )
+  select coalesce((select sql_diffusion.fail(format('%s: setting %s is not known', name, u.setting), 'The reference tells which settings are supported.', '0A000') from unknown u), true);
+end;
+comment on function sql_diffusion.check_known_settings(text, jsonb, jsonb) is
+  'True for a configuration that has no settings but those that known has, those whose names begin with an underscore and those that are null; otherwise an error (0A000) that names the first other one. '
+  'The name opens the message.';

@@ -46,6 +46,7 @@ comment on function sql_diffusion.plan(text, text) is
 
 create function sql_diffusion.network_parameters(config jsonb) returns table (key text, weight_shape int[], bias_shape int[])
 language sql immutable strict parallel safe rows 200
+set jit = off
 begin atomic
   select case when m.suffix = '' then p.key else p.key || '.' || m.suffix end, m.weight_shape, case when m.bias then array[m.weight_shape[1]] end
   from sql_diffusion.network_plan(config) p,
@@ -118,6 +119,7 @@ comment on type sql_diffusion.pass_step is
 
 create function sql_diffusion.pass(plan sql_diffusion.plan_step[]) returns sql_diffusion.pass_step[]
 language sql immutable strict parallel safe
+set jit = off
 begin atomic
   with used as materialized (
     select i.step, max(p.step) as last_use
@@ -338,3 +340,17 @@ return sql_diffusion.linear_module(
 comment on function sql_diffusion.time_embedding(double precision, text, text, int, boolean, double precision, text) is
   'How far the diffusion has come, as the network is told it: timestep_embedding, then linear_1, SiLU and linear_2 of the module. '
   'Returns (time embedding channels), which every resnet_block takes. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), appendix B.';
+
+create function sql_diffusion.text_encoder(input_ids int[], model text, component text default 'text_encoder') returns real[]
+language sql stable parallel safe
+begin atomic
+  select case when input_ids is null or cardinality(input_ids) = 0
+              then sql_diffusion.fail('text_encoder: input_ids is ' || case when input_ids is null then 'null' else 'empty' end) end;
+  select sql_diffusion.step_tensor(r.hidden, r.level)
+  from sql_diffusion.run_network(array[row('input_ids', input_ids::real[])]::sql_diffusion.network_input[], model, component, 'text_encoder') r
+  where r.operation = 'output'
+    and r.key = 'last_hidden_state';
+end;
+comment on function sql_diffusion.text_encoder(int[], text, text) is
+  'What a model''s text encoder makes of tokens (sql_diffusion.tokenize): the last hidden state (tokens, features), which the U-Net attends to. '
+  'Errors: 42704 unknown model, 55000 unfinished model, 22023 wrong tokens. Radford et al. (arXiv 2103.00020), section 2.4.';

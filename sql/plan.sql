@@ -89,3 +89,9 @@ return case jsonb_typeof(size)
        end;
 comment on function sql_diffusion.image_shape(jsonb, jsonb) is
   'The shape (channels, height, width) that a configuration tells by a number of channels and a size, one number or a pair (height, width).';
+
+create function sql_diffusion.setting_of_level(setting jsonb, level int) returns text
+language sql immutable strict parallel safe
+return case jsonb_typeof(setting) when 'array' then setting ->> (level - 1) else setting #>> '{}' end;
+comment on function sql_diffusion.setting_of_level(jsonb, int) is
+  'A setting that is one value for all levels of a network or a list of one for each, at this level, counted from 1.';

@@ -22,7 +22,7 @@ begin atomic
   -- Each layer on the way down, each halving and the first convolution are a skip: skip 0 is the convolution's.
   part (place, part, block_type, key, label, inputs, in_channels, out_channels, level) as (
     select array[3, b.block, n, 1], 'resnet', b.type, format('down_blocks.%s.resnets.%s', b.block, n),
-           case when not b.attends then format('skip %s', 1 + b.block * (layers + 1) + n) end, array[null, 'temb'],
+           case when b.attends then format('down_blocks.%s.resnets.%s', b.block, n) else format('skip %s', 1 + b.block * (layers + 1) + n) end, array[null, 'temb'],
            case n when 0 then b.in_channels else b.out_channels end, b.out_channels, b.level
     from size, down_block b, generate_series(0, layers - 1) as n
     union all
@@ -37,7 +37,7 @@ begin atomic
     where b.level < levels - 1
 
     union all
-    select array[4, 0, n, 1], 'resnet', 'middle', format('mid_block.resnets.%s', n), null, array[null, 'temb'],
+    select array[4, 0, n, 1], 'resnet', 'middle', format('mid_block.resnets.%s', n), format('mid_block.resnets.%s', n), array[null, 'temb'],
            block_out_channels[levels], block_out_channels[levels], levels - 1
     from size, generate_series(0, 1) as n
     where mid_block_attends is not null
@@ -53,7 +53,7 @@ begin atomic
     from size, up_block b, generate_series(0, layers) as n,
          lateral (select case n when 0 then b.in_channels else b.out_channels end + case n when layers then b.last_skip_channels else b.out_channels end as channels) entry
     union all
-    select array[5, b.block, n, 1], 'resnet', b.type, format('up_blocks.%s.resnets.%s', b.block, n), null, array[null, 'temb'],
+    select array[5, b.block, n, 1], 'resnet', b.type, format('up_blocks.%s.resnets.%s', b.block, n), format('up_blocks.%s.resnets.%s', b.block, n), array[null, 'temb'],
            case n when 0 then b.in_channels else b.out_channels end + case n when layers then b.last_skip_channels else b.out_channels end, b.out_channels, b.level
     from size, up_block b, generate_series(0, layers) as n
     union all
@@ -72,4 +72,4 @@ begin atomic
 end;
 comment on function sql_diffusion.unet_layout(int[], text[], text[], boolean, int) is
   'The parts of a U-Net between its first and its last convolution, one row a part (resnet, attention, downsample, concatenate or upsample), as rows of plan_draft without an operation: blocks whose '
-  'type has Attn in its name attend, the one in the middle where mid_block_attends (NULL for no such block). It takes from outside the steps labelled "skip 0", the first convolution, and "temb", the time embedding.';
+  'type has Attn in its name attend, the one in the middle where mid_block_attends (NULL for no such block). It takes from outside the steps labelled "skip 0", the first convolution, and "temb", the time embedding. A resnet before attention is labelled with its key.';

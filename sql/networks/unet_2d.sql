@@ -62,15 +62,7 @@ begin atomic
              '($.type() == "number" && $ >= 1 && $.floor() == $) || ($.type() == "array" && $.size() == 2 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @)))'],
            ['num_train_timesteps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)']
          ]);
-  with unknown as (
-    select k.setting
-    from jsonb_object_keys(config) as k (setting)
-    where k.setting not like '\_%'
-      and not sql_diffusion.unet_2d_config('{}') ? k.setting
-    order by k.setting
-    limit 1
-  )
-  select coalesce((select sql_diffusion.fail(format('unet: setting %s is not known', u.setting), 'The reference tells which settings are supported.', '0A000') from unknown u), true);
+  select sql_diffusion.check_known_settings('unet', config, sql_diffusion.unet_2d_config('{}'));
 end;
 comment on function sql_diffusion.check_unet_2d_settings(jsonb) is
   'True for a UNet2DModel configuration whose every setting is supported; otherwise an error (0A000) that names the first that is not.';
