@@ -18,6 +18,26 @@ create function sql_diffusion_numpy.silu(input real[]) returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'silu';
 
+create function sql_diffusion_numpy.gelu(input real[], approximate text default 'none') returns real[]
+language plpython3u immutable parallel unsafe
+as 'gelu';
+
+create function sql_diffusion_numpy.quick_gelu(input real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'quick_gelu';
+
+create function sql_diffusion_numpy.geglu(input real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'geglu';
+
+create function sql_diffusion_numpy.relu(input real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'relu';
+
+create function sql_diffusion_numpy.mish(input real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'mish';
+
 create function sql_diffusion_numpy.add(a real[], b real[]) returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'add';
@@ -54,6 +74,16 @@ create function sql_diffusion_numpy.group_norm(
 language plpython3u immutable parallel unsafe
 as 'group_norm';
 
+create function sql_diffusion_numpy.layer_norm(
+  input real[], weight real[] default null, bias real[] default null, eps double precision default 1e-5
+) returns real[]
+language plpython3u immutable parallel unsafe
+as 'layer_norm';
+
+create function sql_diffusion_numpy.embedding(input_ids int[], weight real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'embedding';
+
 create function sql_diffusion_numpy.conv2d(
   input real[], weight real[], bias real[] default null, stride int default 1, padding int default 0
 ) returns real[]
@@ -64,8 +94,11 @@ create function sql_diffusion_numpy.linear(input real[], weight real[], bias rea
 language plpython3u immutable parallel unsafe
 as 'linear';
 
-create function sql_diffusion_numpy.scaled_dot_product_attention(query real[], key real[], value real[]) returns real[]
-language plpython3u immutable strict parallel unsafe
+create function sql_diffusion_numpy.scaled_dot_product_attention(
+  query real[], key real[], value real[], attn_mask real[] default null, is_causal boolean default false,
+  scale double precision default null
+) returns real[]
+language plpython3u immutable parallel unsafe
 as 'scaled_dot_product_attention';
 
 create function sql_diffusion_numpy.resnet_block(
@@ -102,6 +135,12 @@ create function sql_diffusion_numpy.time_embedding(
 ) returns real[]
 language plpython3u stable strict parallel unsafe
 as 'time_embedding';
+
+create function sql_diffusion_numpy.text_encoder(
+  input_ids int[], model text, component text default 'text_encoder'
+) returns real[]
+language plpython3u stable parallel unsafe
+as 'text_encoder';
 
 create function sql_diffusion_numpy.network_steps(
   inputs sql_diffusion.network_input[], model text, component text default 'unet'

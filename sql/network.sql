@@ -212,6 +212,9 @@ begin atomic
          then sql_diffusion.fail(format('%s is %s high and %s wide, expected multiples of %s', name, array_length(value, 2), array_length(value, 3), 1 << deepest))
          when (step).level is null and not ((step).settings ? 'tokens' and (step).in_channels = 1) and array_length(value, array_ndims(value)) <> (step).in_channels
          then sql_diffusion.fail(format('%s has %s features, expected %s', name, array_length(value, array_ndims(value)), (step).in_channels))
+         when (step).settings ? 'num_embeddings'
+              and exists (select from unnest(value) element where not (element between 0 and ((step).settings ->> 'num_embeddings')::int - 1 and element = floor(element)))
+         then sql_diffusion.fail(format('%s has a value that is not a whole number from 0 to %s', name, ((step).settings ->> 'num_embeddings')::int - 1))
          when (step).settings ? 'most_tokens' and array_length(value, 1) > ((step).settings ->> 'most_tokens')::int
          then sql_diffusion.fail(format('%s has %s tokens, expected at most %s', name, array_length(value, 1), (step).settings ->> 'most_tokens'))
          else true

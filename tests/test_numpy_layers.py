@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from torch.nn import functional
+from transformers.activations import QuickGELUActivation
 
 from sql_diffusion_numpy import pipeline, random, session, threads
-from sql_diffusion_numpy.layers import conv2d
+from sql_diffusion_numpy.layers import attention, conv2d
 from sql_diffusion_numpy.layers.conv2d import Activation, Algorithm, Convolution, Piece
+from sql_diffusion_numpy.layers.geglu import geglu
+from sql_diffusion_numpy.layers.gelu import gelu
 from sql_diffusion_numpy.layers.group_norm import apply_norm, group_norm, prepare_norm
+from sql_diffusion_numpy.layers.layer_norm import layer_norm, layer_norm_tokens
+from sql_diffusion_numpy.layers.mish import mish
+from sql_diffusion_numpy.layers.modules import Layout
+from sql_diffusion_numpy.layers.quick_gelu import quick_gelu
+from sql_diffusion_numpy.layers.relu import relu
 from sql_diffusion_numpy.layers.scaled_dot_product_attention import scaled_dot_product_attention
 from sql_diffusion_numpy.layers.timestep_embedding import timestep_embedding
+from sql_diffusion_numpy.unet import assemble_network
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["one thread", "three threads"])
@@ -225,3 +238,108 @@ def test_progress_is_told_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -
     assert moments[:7] == [2, 6, 14, 30, 62, 122, 182]
     assert moments[-1] > 1800 - 60
     assert told[0][1] == "step 3"
+
+
+FAR = [-3.4e38, -1e5, -40.0, -6.0, -1.3, -1e-30, 0.0, 1e-30, 0.7, 6.0, 40.0, 1e5, 3.4e38]
+ACTIVATIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "gelu": (gelu, functional.gelu),
+    "gelu, tanh": (lambda x: gelu(x, "tanh"), lambda x: functional.gelu(x, approximate="tanh")),
+    "quick_gelu": (quick_gelu, QuickGELUActivation()),
+    "relu": (relu, functional.relu),
+    "mish": (mish, functional.mish),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 70, 33, 40)], ids=str)
+def test_activations(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> None:
+    ours, theirs = ACTIVATIONS[name]
+    for x in (3 * rng.standard_normal(shape).astype(np.float32), np.array(FAR, np.float32)):
+        result = ours(x)
+        assert result.dtype == np.float32 and result.shape == x.shape
+        assert np.allclose(result, theirs(torch.from_numpy(x).double()).numpy(), rtol=3e-7, atol=1e-6)
+
+
+def test_gelu_has_an_erf_of_its_own() -> None:
+    x = np.linspace(-7, 7, 100_001).astype(np.float32)
+    theirs = functional.gelu(torch.from_numpy(x).double()).numpy()
+    assert np.abs(gelu(x) - theirs).max() < 1e-7 * x.max()
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 6), (2, 9, 11, 5120)], ids=str)
+def test_geglu(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    x = rng.standard_normal(shape).astype(np.float32)
+    hidden, gate = torch.from_numpy(x).double().chunk(2, dim=-1)
+    assert error(geglu(x), hidden * functional.gelu(gate)) < 1e-6
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0], ids=["centred", "far from zero"])
+@pytest.mark.parametrize("shape", [(5, 12), (2, 8, 9, 320), (1, 1, 1, 7), (1, 700, 1, 33)], ids=str)
+def test_layer_norm(rng: np.random.Generator, shape: tuple[int, ...], offset: float) -> None:
+    x = (rng.standard_normal(shape) + offset).astype(np.float32)
+    weight, bias = rng.standard_normal((2, shape[-1])).astype(np.float32)
+    doubles = [torch.from_numpy(values).double() for values in (x, weight, bias)]
+    theirs = functional.layer_norm(doubles[0], shape[-1:], doubles[1], doubles[2])
+    assert error(layer_norm(x, weight, bias, 1e-5), theirs) < 1e-6
+    assert error(layer_norm_tokens(x, weight, bias, 1e-5), theirs) < (1e-5 if offset == 0 else 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 4), (3, 700, 8), (2, 3, 17, 6), (1, 3000, 4)], ids=str)
+def test_attention_with_a_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    query = rng.standard_normal((*shape[:-2], 7, shape[-1])).astype(np.float32)
+    key, value = rng.standard_normal((2, *shape)).astype(np.float32)
+    mask = rng.standard_normal((7, shape[-2])).astype(np.float32)
+    mask[rng.random(mask.shape) < 0.3] = -np.inf
+    mask[1] = -np.inf  # a query that sees nothing gets zeros
+    mask[2] = np.finfo(np.float32).min
+    mask[3] = 0
+    doubles = [torch.from_numpy(x).double() for x in (query, key, value)]
+    theirs = functional.scaled_dot_product_attention(
+        doubles[0], doubles[1], doubles[2], attn_mask=torch.from_numpy(mask).double()
+    )
+    assert error(scaled_dot_product_attention(query, key, value, mask), theirs) < 1e-5
+    theirs = functional.scaled_dot_product_attention(doubles[0], doubles[1], doubles[2], is_causal=True)
+    assert error(scaled_dot_product_attention(query, key, value, is_causal=True), theirs) < 1e-5
+    theirs = functional.scaled_dot_product_attention(doubles[1], doubles[1], doubles[2], is_causal=True, scale=20.0)
+    assert error(scaled_dot_product_attention(key, key, value, is_causal=True, scale=20.0), theirs) < 1e-4
+
+
+PROJECTIONS = [("to_q", "to_k", "to_v", "to_out.0"), ("q_proj", "k_proj", "v_proj", "out_proj")]
+
+
+@pytest.mark.parametrize("projections", PROJECTIONS, ids=["diffusers", "transformers"])
+@pytest.mark.parametrize("context", [None, 1, 2], ids=["itself", "one context", "a context each"])
+def test_attention_with_projections(
+    rng: np.random.Generator, context: int | None, projections: tuple[str, ...]
+) -> None:
+    torch.manual_seed(int(rng.integers(2**32)))
+    width = None if context is None else 24
+    block = Attention(64, cross_attention_dim=width, heads=4, dim_head=12, bias=projections[0] != "to_q").eval()
+    modules = dict(zip(projections, [block.to_q, block.to_k, block.to_v, block.to_out[0]], strict=True))
+
+    def read(name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        module = modules[name.removeprefix("attention.")]
+        bias = None if module.bias is None else module.bias.detach().numpy()
+        return module.weight.detach().numpy(), bias
+
+    layout = Layout([], {}, {})
+    attention.lay_out(layout, read, "attention", 4, context is not None, projections)
+    network = assemble_network(layout)
+    x, residual = torch.randn(2, 64, 6, 9), torch.randn(2, 64, 6, 9)
+    other = None if context is None else torch.randn(context, 77, 24)
+    with torch.no_grad():
+        seen = None if other is None else other.expand(2, -1, -1)
+        theirs = block(x.flatten(2).transpose(1, 2), seen).transpose(1, 2).reshape(x.shape)
+        causal = torch.full((54, 54), -torch.inf).triu(1).expand(8, -1, -1)
+        theirs_causal = None if other is not None else block(x.flatten(2).transpose(1, 2), attention_mask=causal)
+    activation: Activation = [Piece(channels_last(x), None)]
+    given: Activation | None = None if other is None else [Piece(other.numpy()[:, None], None)]
+
+    def run(**named: Any) -> np.ndarray:
+        [piece] = attention.attention(network, "attention", activation, 4, given, projections=projections, **named)
+        return piece.values.transpose(0, 3, 1, 2)
+
+    assert error(run(), theirs) < 1e-5
+    assert error(run(residual=channels_last(residual), output_scale=0.5), (theirs + residual) / 2) < 1e-5
+    if theirs_causal is not None:
+        assert error(run(is_causal=True), theirs_causal.transpose(1, 2).reshape(x.shape)) < 1e-5

@@ -21,20 +21,27 @@ from .errors import Refused, fail
 from .layers import add as sums
 from .layers import concatenate as concatenation
 from .layers import conv2d as convolution
+from .layers import embedding as embedding_layer
+from .layers import geglu as gated
+from .layers import gelu as gelu_function
 from .layers import group_norm as normalisation
 from .layers import interpolate_nearest as interpolation
+from .layers import layer_norm as token_normalisation
 from .layers import linear as linear_layer
+from .layers import mish as mish_function
 from .layers import pad as padding_layer
+from .layers import quick_gelu as quick_gelu_function
+from .layers import relu as relu_function
 from .layers import scaled_dot_product_attention as attention
 from .layers import silu as activation_function
-from .layers import timestep_embedding as embedding
+from .layers import timestep_embedding as time_wave
 from .layers.conv2d import Activation, Piece
 from .layers.modules import Network, PlanRow, Value, joined, plain
 from .operations import attention_block as attention_module
 from .operations import downsample as downsample_module
 from .operations import resnet_block as resnet_module
 from .operations import upsample as upsample_module
-from .tensors import braces, check_same_shape, check_shape, check_size, check_values, tensor
+from .tensors import braces, check_nulls, check_same_shape, check_shape, check_size, check_values, tensor
 
 Function = Callable[..., Any]
 
@@ -157,6 +164,46 @@ def silu(plpy: Any, input: Any) -> Any:
 
 
 @boundary
+def gelu(plpy: Any, input: Any, approximate: str | None) -> Any:
+    array = tensor(input, "gelu: input")
+    if approximate not in ("none", "tanh"):
+        written = "null" if approximate is None else approximate
+        fail(f"gelu: approximate is {written}, expected none or tanh")
+    check_all_values("gelu", input=(array, input))
+    return gelu_function.gelu(array, approximate)
+
+
+@boundary
+def quick_gelu(plpy: Any, input: Any) -> Any:
+    array = tensor(input, "quick_gelu: input")
+    check_all_values("quick_gelu", input=(array, input))
+    return quick_gelu_function.quick_gelu(array)
+
+
+@boundary
+def relu(plpy: Any, input: Any) -> Any:
+    array = tensor(input, "relu: input")
+    check_all_values("relu", input=(array, input))
+    return relu_function.relu(array)
+
+
+@boundary
+def mish(plpy: Any, input: Any) -> Any:
+    array = tensor(input, "mish: input")
+    check_all_values("mish", input=(array, input))
+    return mish_function.mish(array)
+
+
+@boundary
+def geglu(plpy: Any, input: Any) -> Any:
+    array = tensor(input, "geglu: input")
+    if array.shape[-1] % 2:
+        fail(f"geglu: input has shape {braces(array.shape)}, expected an even last dimension")
+    check_all_values("geglu", input=(array, input))
+    return gated.geglu(array)
+
+
+@boundary
 def add(plpy: Any, a: Any, b: Any) -> Any:
     x, y = tensor(a, "add: a"), tensor(b, "add: b")
     check_same_shape(y, x, "add: b", "a")
@@ -266,7 +313,43 @@ def group_norm(plpy: Any, input: Any, num_groups: int | None, weight: Any, bias:
 
 
 @boundary
-def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) -> Any:
+def layer_norm(plpy: Any, input: Any, weight: Any, bias: Any, eps: float | None) -> Any:
+    x = tensor(input, "layer_norm: input")
+    w, b = optional(weight, "layer_norm: weight", "features"), optional(bias, "layer_norm: bias", "features")
+    features = x.shape[-1]
+    for vector, name in ((w, "weight"), (b, "bias")):
+        if vector is not None and len(vector) != features:
+            fail(
+                f"layer_norm: {name} has {len(vector)} elements, "
+                f"expected one for each of the {features} features of input"
+            )
+    if eps is None or not 0 <= eps < float("inf"):
+        fail(f"layer_norm: eps is {_number(eps)}, expected a finite number of at least 0")
+    check_all_values("layer_norm", input=(x, input), weight=(w, weight), bias=(b, bias))
+    if eps == 0 and (np.ptp(x, axis=-1) == 0).any():
+        fail("division by zero", sqlstate="22012")  # of a token without variance
+    return token_normalisation.layer_norm(x, w, b, eps)
+
+
+@boundary
+def embedding(plpy: Any, input_ids: Any, weight: Any) -> Any:
+    ids = np.array(input_ids, dtype=object)  # a null element is None
+    if ids.size == 0:
+        fail("embedding: input_ids is empty")
+    w = tensor(weight, "embedding: weight", "number, features")
+    if ids.ndim > 5:
+        fail(f"embedding: input_ids has {ids.ndim} dimensions, expected at most 5")
+    check_all_values("embedding", weight=(w, weight))
+    for number in ids.flat:
+        if number is None or not 0 <= number < len(w):
+            fail(f"embedding: input_ids holds {_number(number)}, expected from 0 to {len(w) - 1}")
+    return embedding_layer.embedding(ids.astype(np.int64), w)
+
+
+@boundary
+def scaled_dot_product_attention(
+    plpy: Any, query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool | None, scale: float | None
+) -> Any:
     session.begin(plpy)
     name = "scaled_dot_product_attention"
     q, k, v = tensor(query, f"{name}: query"), tensor(key, f"{name}: key"), tensor(value, f"{name}: value")
@@ -275,14 +358,30 @@ def scaled_dot_product_attention(plpy: Any, query: Any, key: Any, value: Any) ->
             f"{name}: query has shape {braces(q.shape)}, "
             "expected 2 to 4 dimensions (batch, heads, length, features), the first two optional"
         )
+    mask = optional(attn_mask, f"{name}: attn_mask", "queries, keys")
     if k.ndim != q.ndim or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
         fail(f"{name}: key has shape {braces(k.shape)}, expected that of query, {braces(q.shape)}, but for the length")
     if v.ndim != k.ndim or v.shape[:-1] != k.shape[:-1]:
         fail(
             f"{name}: value has shape {braces(v.shape)}, expected that of key, {braces(k.shape)}, but for the features"
         )
+    if mask is not None and mask.shape != (q.shape[-2], k.shape[-2]):
+        expected = braces((q.shape[-2], k.shape[-2]))
+        fail(
+            f"{name}: attn_mask has shape {braces(mask.shape)}, "
+            f"expected {expected}, a row for each query and an element for each key"
+        )
+    if is_causal is None:
+        fail(f"{name}: is_causal is null, expected true or false")
+    if is_causal and mask is not None:
+        fail(f"{name}: attn_mask is given and is_causal is true, expected one of the two")
+    if scale is not None and not abs(scale) <= 1e30:
+        fail(f"{name}: scale is {_number(scale)}, expected from -1e30 to 1e30")
     check_all_values(name, query=(q, query), key=(k, key), value=(v, value))
-    return attention.scaled_dot_product_attention(q, k, v)
+    if mask is not None and not (mask < np.inf).all():
+        check_nulls(attn_mask, f"{name}: attn_mask")
+        fail(f"{name}: attn_mask holds NaN or Infinity, expected finite numbers and -Infinity")
+    return attention.scaled_dot_product_attention(q, k, v, mask, is_causal, scale)
 
 
 @boundary
@@ -295,7 +394,7 @@ def timestep_embedding(
     max_period: float,
 ) -> Any:
     check_timestep_embedding(timestep, embedding_dim, downscale_freq_shift, max_period)
-    return embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period)
+    return time_wave.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift, max_period)
 
 
 def check_timestep_embedding(
@@ -501,6 +600,9 @@ def _check_input(row: PlanRow, value: Any, deepest: int, name: str) -> np.ndarra
             fail(f"{name} is {height} high and {width} wide, expected multiples of {factor}")
     elif not (tokens and row.in_channels == 1) and array.shape[-1] != row.in_channels:
         fail(f"{name} has {array.shape[-1]} features, expected {row.in_channels}")
+    number = row.settings.get("num_embeddings")
+    if number is not None and not ((array >= 0) & (array < number) & (array == np.floor(array))).all():
+        fail(f"{name} has a value that is not a whole number from 0 to {number - 1}")
     most = row.settings.get("most_tokens")
     if most is not None and len(array) > most:
         fail(f"{name} has {len(array)} tokens, expected at most {most}")
@@ -564,6 +666,16 @@ def unet_steps(
 
 
 @boundary
+def text_encoder(plpy: Any, input_ids: Any, model: str | None, component: str) -> Any:
+    if not input_ids:
+        fail("text_encoder: input_ids is " + ("null" if input_ids is None else "empty"))
+    found, inputs = _network(plpy, {"input_ids": input_ids}, model, component, "text_encoder")
+    output = network.run(found, inputs, lambda: session.cancel_point(plpy))["last_hidden_state"][0]
+    session.give_memory_back()
+    return output
+
+
+@boundary
 def network_steps(plpy: Any, inputs: Any, model: str | None, component: str) -> Iterator[Any]:
     given = {item["name"]: item["value"] for item in inputs or []}
     yield from _steps(plpy, given, model, component)
@@ -595,7 +707,7 @@ def time_embedding(
             f"expected a last dimension of {first.shape[1]}"
         )
     second, second_bias = _read_module(plpy, "time_embedding", model, component, f"{key}.linear_2")
-    wave = embedding.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift)
+    wave = time_wave.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift)
     hidden = linear_layer.linear(wave, first, bias)
     return linear_layer.linear(activation_function.silu(hidden), second, second_bias)
 

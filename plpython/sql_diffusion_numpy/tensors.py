@@ -37,9 +37,14 @@ def tensor(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
 def check_values(array: np.ndarray, name: str, value: Any = None) -> None:
     """Refuse NaN and infinite values, and null elements of the nested list that the array was made of."""
     if not np.isfinite(array).all():
-        if value is not None and _holds_none(value):
-            fail(f"{name} holds null elements")
+        check_nulls(value, name)
         fail(f"{name} holds NaN or infinite values")
+
+
+def check_nulls(value: Any, name: str) -> None:
+    """Refuse null elements of a nested list; None is no list, and holds none."""
+    if isinstance(value, list) and _holds_none(value):
+        fail(f"{name} holds null elements")
 
 
 def _holds_none(value: Any) -> bool:

@@ -231,8 +231,10 @@ begin atomic
   select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
   from (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(pixel.y), (input).height * (input).width), (input).height, (input).width) as maps
         from (select case when residual is null and output_scale = 1 then element::real else ((element + coalesce(added, 0)) * output_scale + 1e-29 - 1e-29)::real end as y
-              from (select unnest(sql_diffusion.transpose(sql_diffusion.linear_module(sql_diffusion.transpose((input).planes), model, component, key, name)))::float8 as element,
+              from (select unnest(sql_diffusion.transpose(sql_diffusion.linear_module(sql_diffusion.transpose(sql_diffusion.fold(flat.elements, (input).height * (input).width)),
+                                                                                                model, component, key, name)))::float8 as element,
                            unnest(residual) as added
+                    from (select array_agg(element) as elements from (select unnest((input).planes) as element) elements offset 0) flat
                     offset 0) elements offset 0) pixel
         offset 0) done
   where (input).height * (input).width < 8

@@ -213,8 +213,8 @@ begin atomic
          case when is_causal and attn_mask is not null then
            sql_diffusion.fail('scaled_dot_product_attention: attn_mask is given and is_causal is true, expected one of the two')
          end,
-         case when not abs(scale) < 'infinity' then
-           sql_diffusion.fail(format('scaled_dot_product_attention: scale is %s, expected a finite number', scale))
+         case when not abs(scale) <= 1e30 then
+           sql_diffusion.fail(format('scaled_dot_product_attention: scale is %s, expected from -1e30 to 1e30', scale))
          end,
          sql_diffusion.check_values(query, 'scaled_dot_product_attention: query'),
          sql_diffusion.check_values(key, 'scaled_dot_product_attention: key'),

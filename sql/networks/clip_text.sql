@@ -54,7 +54,7 @@ begin atomic
     from size, generate_series(0, layers - 1) as l (number)
   ),
   step (place, label, operation, key, inputs, in_channels, out_channels, settings) as (
-    select array[0, 0], 'input_ids', 'input', 'input_ids', null::text[], 1, 1, tokens || jsonb_build_object('most_tokens', c -> 'max_position_embeddings')
+    select array[0, 0], 'input_ids', 'input', 'input_ids', null::text[], 1, 1, tokens || jsonb_build_object('num_embeddings', c -> 'vocab_size', 'most_tokens', c -> 'max_position_embeddings')
     from size
     union all
     select array[0, 1], null, 'embedding', 'text_model.embeddings.token_embedding', array['input_ids'], 1, channels, jsonb_build_object('num_embeddings', c -> 'vocab_size')

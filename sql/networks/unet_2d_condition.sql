@@ -158,7 +158,8 @@ begin atomic
     select array[0, 2], 'encoder_hidden_states', 'input', 'encoder_hidden_states', null, context_channels, context_channels, null, '{"tokens": true}'
     from size
     union all
-    select array[0, 3], 'class_labels', 'input', 'class_labels', null, e.channels, e.channels, null, '{}'
+    select array[0, 3], 'class_labels', 'input', 'class_labels', null, e.channels, e.channels, null,
+           case class_embedding when 'label' then jsonb_build_object('num_embeddings', c -> 'num_class_embeds') else '{}' end
     from size, lateral (select case class_embedding when 'identity' then temb_channels when 'projection' then projected_channels else 1 end as channels) e
     where class_embedding is not null
     union all

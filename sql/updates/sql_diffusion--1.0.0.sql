@@ -40,8 +40,11 @@ where bundled
   and defaults = '{"scheduler": "ddpm", "num_inference_steps": 20}';
 
 -- Functions whose arguments or result are others now make room; they go when nothing calls them any more.
+alter function sql_diffusion.attention_columns(real[],real[],real[]) rename to attention_columns_of_1_0_0;
+alter function sql_diffusion.attention_core(real[],real[],real[],text) rename to attention_core_of_1_0_0;
 alter function sql_diffusion.attention_heads(real[],real[],real[],integer,integer) rename to attention_heads_of_1_0_0;
 alter function sql_diffusion.attention_heads_parallel(real[],real[],real[],integer,integer) rename to attention_heads_parallel_of_1_0_0;
+alter function sql_diffusion.attention_numbers(real[],real[],real[],text) rename to attention_numbers_of_1_0_0;
 alter function sql_diffusion.conv2d_core(real[],integer,integer,real[],real[],integer,integer,text) rename to conv2d_core_of_1_0_0;
 alter function sql_diffusion.conv2d_module(real[],text,text,text,integer,integer,text) rename to conv2d_module_of_1_0_0;
 alter function sql_diffusion.conv2d_module_planes(real[],integer,integer,text,text,text,integer,integer,text,real[]) rename to conv2d_module_planes_of_1_0_0;
@@ -56,6 +59,7 @@ alter function sql_diffusion.group_norm_module(real[],text,text,text,integer,dou
 alter function sql_diffusion.group_norm_module_planes(real[],text,text,text,integer,double precision,boolean,text,real[]) rename to group_norm_module_planes_of_1_0_0;
 alter function sql_diffusion.run_plan(sql_diffusion.plan_step[],real[],double precision,text) rename to run_plan_of_1_0_0;
 alter function sql_diffusion.run_step(sql_diffusion.plan_step,real[],real[],text) rename to run_step_of_1_0_0;
+alter function sql_diffusion.scaled_dot_product_attention(real[],real[],real[]) rename to scaled_dot_product_attention_of_1_0_0;
 alter function sql_diffusion.slots(real[],double precision) rename to slots_of_1_0_0;
 
 -- functions
@@ -79,8 +83,11 @@ alter table sql_diffusion.parameters
   enable always trigger unpack_deleted;
 
 drop function
+  sql_diffusion.attention_columns_of_1_0_0(real[],real[],real[]),
+  sql_diffusion.attention_core_of_1_0_0(real[],real[],real[],text),
   sql_diffusion.attention_heads_of_1_0_0(real[],real[],real[],integer,integer),
   sql_diffusion.attention_heads_parallel_of_1_0_0(real[],real[],real[],integer,integer),
+  sql_diffusion.attention_numbers_of_1_0_0(real[],real[],real[],text),
   sql_diffusion.conv2d_core_of_1_0_0(real[],integer,integer,real[],real[],integer,integer,text),
   sql_diffusion.conv2d_module_of_1_0_0(real[],text,text,text,integer,integer,text),
   sql_diffusion.conv2d_module_planes_of_1_0_0(real[],integer,integer,text,text,text,integer,integer,text,real[]),
@@ -95,5 +102,6 @@ drop function
   sql_diffusion.group_norm_module_planes_of_1_0_0(real[],text,text,text,integer,double precision,boolean,text,real[]),
   sql_diffusion.run_plan_of_1_0_0(sql_diffusion.plan_step[],real[],double precision,text),
   sql_diffusion.run_step_of_1_0_0(sql_diffusion.plan_step,real[],real[],text),
+  sql_diffusion.scaled_dot_product_attention_of_1_0_0(real[],real[],real[]),
   sql_diffusion.slots_of_1_0_0(real[],double precision);
 drop type sql_diffusion.tensor;

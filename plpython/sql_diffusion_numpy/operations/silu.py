@@ -1,12 +1,13 @@
-"""SiLU of a vector."""
+"""SiLU of every element."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..layers.modules import Network, PlanRow, Value, vector_of, vector_value
+from ..layers.conv2d import Piece
+from ..layers.modules import Network, PlanRow, Value, joined, plain
 from ..layers.silu import silu
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    return vector_value(silu(vector_of(inputs[0])))
+    return [Piece(silu(joined(plain(inputs[0]))), None)]

@@ -1,0 +1,23 @@
+"""A gated GELU: half of the features, times gelu of the other half (Shazeer 2020, arXiv:2002.05202, equation 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementwise import apply
+from .gelu import gelu_into
+
+
+def _geglu_into(hidden: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
+    gelu_into(gate, out)
+    np.multiply(out, hidden, out=out)
+
+
+def geglu(input: np.ndarray) -> np.ndarray:
+    """(..., 2 features) -> (..., features): hidden gelu(gate), the first half being hidden. float32."""
+    features = input.shape[-1] // 2
+    rows = np.ascontiguousarray(input).reshape(-1, 2 * features)
+    out = np.empty((len(rows), features), np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        apply(_geglu_into, out, rows[:, :features], rows[:, features:])
+    return out.reshape(*input.shape[:-1], features)

@@ -1,0 +1,13 @@
+"""quick_gelu of every element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layers.conv2d import Piece
+from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.quick_gelu import quick_gelu
+
+
+def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    return [Piece(quick_gelu(joined(plain(inputs[0]))), None)]
