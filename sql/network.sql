@@ -232,13 +232,13 @@ begin atomic
     where p.operation = 'input'
   ),
   surplus as (
-    select sql_diffusion.fail(format('%s: %s is not an input of this network, expected %s', name, i.name, (select string_agg((w.step).key, ', ' order by (w.step).step) from wanted w))) as refused
+    select sql_diffusion.fail(format('%s: %s is not an input of this network, expected %s', check_inputs.name, i.name, (select string_agg((w.step).key, ', ' order by (w.step).step) from wanted w))) as refused
     from unnest(inputs) i
     where i.value is not null
       and i.name not in (select (w.step).key from wanted w)
   )
   select coalesce((select bool_and(s.refused) from surplus s), true)
-         and coalesce((select bool_and(sql_diffusion.check_input(w.step, (select i.value from unnest(inputs) i where i.name = (w.step).key), w.deepest, format('%s: %s', name, (w.step).key)) order by (w.step).step)
+         and coalesce((select bool_and(sql_diffusion.check_input(w.step, (select i.value from unnest(inputs) i where i.name = (w.step).key), w.deepest, format('%s: %s', check_inputs.name, (w.step).key)) order by (w.step).step)
                        from wanted w), true);
 end;
 comment on function sql_diffusion.check_inputs(sql_diffusion.plan_step[], sql_diffusion.network_input[], text) is

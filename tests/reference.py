@@ -65,42 +65,63 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_unet(rng: np.random.Generator, **variation: Any) -> UNet2DModel:
-    """SMALL with a variation, and random weights; norms are not left at 1 and 0, where mistakes would not show."""
-    torch.manual_seed(int(rng.integers(2**32)))
-    unet = UNet2DModel(**{**SMALL, **variation}).eval()
+def randomize(network: Any) -> Any:
+    """Random weights everywhere; norms are not left at 1 and 0, nor biases at 0, where mistakes would not show."""
     with torch.no_grad():
-        for name, parameter in unet.named_parameters():
+        for name, parameter in network.named_parameters():
             if "norm" in name:
                 parameter += 0.3 * torch.randn(parameter.shape)
             elif name.endswith("bias"):
                 parameter += 0.1 * torch.randn(parameter.shape)
-    return unet
+    return network.eval()
+
+
+def random_unet(rng: np.random.Generator, **variation: Any) -> UNet2DModel:
+    """SMALL with a variation, and random weights."""
+    torch.manual_seed(int(rng.integers(2**32)))
+    return randomize(UNet2DModel(**{**SMALL, **variation}))
 
 
 def insert_model(
     connection: psycopg.Connection,
     name: str,
-    unet: UNet2DModel,
+    unet: Any,
     scheduler: dict[str, Any] | None = None,
     pipeline: str = "DDPMPipeline",
+    **components: Any,
 ) -> None:
-    """Puts a network of diffusers into the tables, as `sql-diffusion load` would."""
+    """Puts networks of diffusers and transformers into the tables, as `sql-diffusion load` would: the U-Net, and others by
+    the names of their components."""
     connection.execute(
         "insert into sql_diffusion.models (name, pipeline, scheduler) values (%s, %s, %s)",
         [name, pipeline, json.dumps(scheduler or {"_class_name": "DDPMScheduler"})],
     )
-    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    for component, network in {"unet": unet, **components}.items():
+        if network is not None:
+            insert_component(connection, name, component, network)
+
+
+def config_of(network: Any) -> dict[str, Any]:
+    """The configuration as its config.json has it."""
+    if isinstance(network.config, dict):  # diffusers'
+        config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+        return {"_class_name": type(network).__name__, **config}
+    return {**json.loads(network.config.to_json_string(use_diff=False)), "architectures": [type(network).__name__]}
+
+
+def insert_component(connection: psycopg.Connection, model: str, component: str, network: Any) -> None:
     connection.execute(
-        "insert into sql_diffusion.components (model, component, config) values (%s, 'unet', %s)",
-        [name, json.dumps(config)],
+        "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
+        [model, component, json.dumps(config_of(network))],
     )
-    state = unet.state_dict()
+    state = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+    if "CLIPText" in type(network).__name__:  # transformers 5 leaves out what checkpoints have
+        state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
         bias = state.get(f"{key}.bias")
         connection.execute(
-            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, 'unet', %s, %s::real[], %s::real[])",
-            [name, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
+            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, %s, %s, %s::real[], %s::real[])",
+            [model, component, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
         )
 
 

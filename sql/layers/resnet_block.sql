@@ -1,6 +1,24 @@
+create function sql_diffusion.resample_maps(input sql_diffusion.feature_maps, resample text) returns sql_diffusion.feature_maps
+language sql immutable parallel safe
+set jit = off
+return case resample
+       when 'upsample' then sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), 2))
+       when 'downsample' then (
+         select sql_diffusion.to_maps(array_agg(plane.pixels order by channel), (input).height / 2, (input).width / 2)
+         from generate_series(1, array_length((input).planes, 1)) channel,
+              lateral (select array_agg(pixel) as elements from (select unnest((input).planes[channel:channel]) as pixel) pixels offset 0) flat,
+              lateral (select array_agg(((flat.elements[i]::float8 + flat.elements[i + 1] + flat.elements[i + (input).width] + flat.elements[i + (input).width + 1]) / 4)::real order by y, x) as pixels
+                       from generate_series(0, (input).height / 2 - 1) y,
+                            generate_series(0, (input).width / 2 - 1) x,
+                            lateral (select 2 * y * (input).width + 2 * x + 1 as i) corner offset 0) plane)
+       else input
+       end;
+comment on function sql_diffusion.resample_maps(sql_diffusion.feature_maps, text) is
+  'Feature maps of twice the height and width (upsample: every pixel four times), of half of them (downsample: means of four pixels) or as they are (NULL).';
+
 create function sql_diffusion.resnet_block_of_maps(
   input sql_diffusion.feature_maps, temb real[], model text, key text, num_groups int, eps double precision, time_scale_shift text,
-  output_scale_factor double precision, component text
+  output_scale_factor double precision, component text, resample text default null
 ) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
 begin atomic
@@ -22,30 +40,34 @@ begin atomic
                                   else projected.features
                                   end as features offset 0) time
        cross join sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1
-       cross join sql_diffusion.conv2d_module(input, model, component, key || '.conv1', 1, 1, 'resnet_block',
-                                              extra_bias => case when time_scale_shift = 'default' then time.features end, norm => norm1) first
+       cross join lateral (select case when resample is null then input
+                                  else sql_diffusion.resample_maps(sql_diffusion.to_maps(sql_diffusion.group_norm_planes((input).planes, norm1), (input).height, (input).width), resample)
+                                  end as hidden,
+                                  case when resample is null then input else sql_diffusion.resample_maps(input, resample) end as residual offset 0) sized
+       cross join sql_diffusion.conv2d_module(sized.hidden, model, component, key || '.conv1', 1, 1, 'resnet_block',
+                                              extra_bias => case when time_scale_shift = 'default' then time.features end, norm => case when resample is null then norm1 end) first
        cross join sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
                                                      case when time_scale_shift = 'scale_shift' then time.features end) norm2
        cross join lateral (select exists (select from sql_diffusion.parameters p
                                           where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
                                             and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
        left join lateral (select convolution
-                          from sql_diffusion.conv2d_prepared(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') convolution
+                          from sql_diffusion.conv2d_prepared(sized.residual, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') convolution
                           where shortcut.exists
                           offset 0) packed
        on true
        left join lateral (select maps.planes
-                          from sql_diffusion.conv2d_module(input, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') maps
+                          from sql_diffusion.conv2d_module(sized.residual, model, component, key || '.conv_shortcut', 1, 0, 'resnet_block') maps
                           where shortcut.exists and (packed.convolution).layer is null
                           offset 0) plain
        on true
        cross join sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
-                                              residual => case when shortcut.exists then plain.planes else (input).planes end, shortcut => packed.convolution,
+                                              residual => case when shortcut.exists then plain.planes else (sized.residual).planes end, shortcut => packed.convolution,
                                               output_scale => 1 / output_scale_factor) second
   offset 0;
 end;
-comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text) is
-  'resnet_block of feature maps, without the checks of its settings. A set of one row, so that the planner puts the query in its place.';
+comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text, text) is
+  'resnet_block of feature maps, without the checks of its settings; resample (downsample or upsample) changes their size after the first norm. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.resnet_block(
   input real[],

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Activation, convolve, extent
+from ..layers.conv2d import Activation, Piece, convolve, extent
 from ..layers.group_norm import Norm
 from ..layers.modules import (
     Layout,
     Network,
+    Normalized,
     PlanRow,
     Read,
     Value,
@@ -80,6 +81,14 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
     return resnet_block(network, row, plain(inputs[0]), shared[name][..., shared["projections"][row.key]])
 
 
+def resampled(values: np.ndarray, resample: str) -> np.ndarray:
+    """(batch, height, width, channels): every pixel four times (upsample), or the means of four (downsample)."""
+    if resample == "upsample":
+        return values.repeat(2, axis=1).repeat(2, axis=2)
+    batch, height, width, channels = values.shape
+    return values.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32)
+
+
 def resnet_block(network: Network, row: PlanRow, activation: Activation, projected: np.ndarray | None) -> Activation:
     """norm1, SiLU, conv1, the projected time embedding, norm2, SiLU, conv2, and the input again.
 
@@ -88,19 +97,21 @@ def resnet_block(network: Network, row: PlanRow, activation: Activation, project
     """
     key, settings, convolutions = row.key, row.settings, network.convolutions
     groups, eps = settings["num_groups"], settings["eps"]
+    first_norm = norm_of(network, activation, f"{key}.norm1", groups, eps, True)
+    norm: Norm | None = first_norm
+    resample = settings.get("resample")
+    residual, entry = activation, activation
+    if resample is not None:  # between the norm and the convolution
+        entry = [Piece(resampled(joined(plain(Normalized(activation, first_norm))), resample), None)]
+        residual, norm = [Piece(resampled(joined(activation), resample), None)], None
     shortcut = convolutions.get(f"{key}.conv_shortcut")
-    residual = joined(activation) if shortcut is None else convolve(activation, shortcut, statistics=False)[0].values
+    added = joined(residual) if shortcut is None else convolve(residual, shortcut, statistics=False)[0].values
     conv1, conv2 = convolutions[f"{key}.conv1"], convolutions[f"{key}.conv2"]
     scale_shift = settings["time_scale_shift"] == "scale_shift"
     bias = conv1.bias if scale_shift or projected is None else conv1.bias + projected
-    hidden = convolve(
-        activation,
-        conv1,
-        norm_of(network, activation, f"{key}.norm1", groups, eps, True),
-        bias=np.broadcast_to(bias, (extent(activation)[0], bias.shape[-1])),
-    )
+    hidden = convolve(entry, conv1, norm, bias=np.broadcast_to(bias, (extent(activation)[0], bias.shape[-1])))
     norm = norm_of(network, hidden, f"{key}.norm2", groups, eps, True)
     if scale_shift and projected is not None:
         scale, shift = np.split(projected, 2, axis=-1)
         norm = Norm(norm.scale * (1 + scale), norm.shift * (1 + scale) + shift, True)
-    return convolve(hidden, conv2, norm, residual=residual, output_scale=1 / settings["output_scale_factor"])
+    return convolve(hidden, conv2, norm, residual=added, output_scale=1 / settings["output_scale_factor"])
