@@ -206,11 +206,16 @@ def convolutions(draw: Draw) -> Arguments:
 
 @st.composite
 def attentions(draw: Draw) -> Arguments:
-    heads, queries, keys, size = (draw(st.integers(1, 4)) for _ in range(4))
+    heads, queries, keys = (draw(st.integers(1, 4)) for _ in range(3))
+    size = draw(st.sampled_from([1, 2, 4, 9]))
+    mask = draw(st.one_of(st.none(), tensors(queries, keys)))
     return {
         "query": draw(tensors(heads, queries, size)),
         "key": draw(tensors(heads, keys, size)),
         "value": draw(tensors(heads, keys, draw(st.integers(1, 4)))),
+        "attn_mask": mask if mask is None else np.where(mask < -0.5, -np.inf, mask).astype(np.float32),
+        "is_causal": mask is None and draw(st.booleans()),
+        "scale": draw(st.sampled_from([None, 0.5, -2.0])),
     }
 
 
@@ -238,6 +243,25 @@ def group_norms(draw: Draw) -> Arguments:
         "bias": draw(vector),
         "eps": draw(st.sampled_from([1e-5, 1e-3])),
     }
+
+
+@st.composite
+def layer_norms(draw: Draw) -> Arguments:
+    shape = tuple(draw(st.lists(sizes, min_size=1, max_size=3)))
+    vector = st.one_of(st.none(), tensors(shape[-1]))
+    return {
+        "input": draw(tensors(*shape)),
+        "weight": draw(vector),
+        "bias": draw(vector),
+        "eps": draw(st.sampled_from([1e-5, 1e-3])),
+    }
+
+
+@st.composite
+def embeddings(draw: Draw) -> Arguments:
+    number, shape = draw(sizes), draw(st.lists(sizes, min_size=1, max_size=2))
+    ids = np.random.default_rng(draw(st.integers(0, 99))).integers(0, number, shape)
+    return {"input_ids": array_text(ids.tolist()), "weight": draw(tensors(number, draw(sizes)))}
 
 
 @st.composite
@@ -293,6 +317,13 @@ FITTING: dict[str, tuple[int, st.SearchStrategy[Arguments]]] = {
     "reshape": (60, reshapes()),
     "tensor_from_bytes": (60, bytes_of()),
     "silu": (60, alike("input")),
+    "gelu": (60, alike("input").flatmap(lambda tensors: fixed(**tensors, approximate=st.sampled_from(["none", "tanh"])))),
+    "quick_gelu": (60, alike("input")),
+    "geglu": (60, st.builds(lambda leading, half, seed: {"input": numbers(seed, (*leading, 2 * half))}, st.lists(sizes, max_size=2), sizes, st.integers(0, 99))),
+    "relu": (60, alike("input")),
+    "mish": (60, alike("input")),
+    "layer_norm": (90, layer_norms()),
+    "embedding": (60, embeddings()),
     "add": (60, alike("a", "b")),
     "add_channels": (60, with_vector()),
     "concatenate": (60, alike("a", "b", rank=3)),
@@ -303,7 +334,7 @@ FITTING: dict[str, tuple[int, st.SearchStrategy[Arguments]]] = {
     "group_norm": (90, group_norms()),
     "conv2d": (120, convolutions()),
     "linear": (60, linears()),
-    "scaled_dot_product_attention": (60, attentions()),
+    "scaled_dot_product_attention": (120, attentions()),
     "resnet_block": (40, fixed(input=tensors(8, 8, 8), temb=tensors(32), key="down_blocks.0.resnets.0", num_groups=4, eps=1e-5,
                                time_scale_shift="default", output_scale_factor=1, **block)),
     "attention_block": (40, fixed(input=tensors(16, 4, 4), key="mid_block.attentions.0", heads=2, num_groups=4, eps=1e-5, output_scale_factor=1, **block)),
@@ -388,6 +419,7 @@ def equal(ours: Any, theirs: Any, tolerance: float, least: float) -> bool:
 
 TERMS = {
     "group_norm": ["weight"],
+    "layer_norm": ["weight"],
     "scheduler_step": ["model_output", "sample", "noise", "step"],
     "add_noise": ["original", "noise"],
     "predict_original_sample": ["model_output", "sample"],

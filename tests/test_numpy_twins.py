@@ -25,7 +25,7 @@ NOT_COMPUTING = [
 
 # Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
 STEPS = [
-    "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
+    "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "embedding_%", "gelu_factor", "group_norm_%", "layer_norm_%", "linear_%",
     "%\\_of_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
 ]  # fmt: skip

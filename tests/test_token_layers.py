@@ -18,6 +18,8 @@ from test_layers import SHAPES, call, insert_module, normal, randomized
 
 FAR = torch.tensor([-3.4e38, -1e5, -40.0, -6.0, -1.3, -1e-30, 0.0, 1e-30, 0.7, 6.0, 40.0, 1e5, 3.4e38])
 
+pytest_plugins = ["numpy_server"]
+
 ACTIVATIONS: dict[str, Any] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -323,3 +325,69 @@ def test_attention_of_maps(
         theirs = channels_first(block(tokens, attention_mask=causal[None].expand(3, -1, -1))[0].detach(), input)
         ours = of_maps(connection, "attention_of_maps", input, *arguments, is_causal=True, **named)
         assert relative_error(ours, theirs) < 1e-5
+
+
+MASKED = "scaled_dot_product_attention('{{1,2}}', '{{1,2},{3,4}}', '{{1},{2}}', "
+REFUSED = {
+    "gelu(null)": "gelu: input is null",
+    "gelu('{1,NaN}')": "gelu: input holds NaN or infinite values",
+    "gelu('{1}', 'erf')": "gelu: approximate is erf, expected none or tanh",
+    "gelu('{1}', null)": "gelu: approximate is null, expected none or tanh",
+    "quick_gelu('{1,NULL}')": "quick_gelu: input holds null elements",
+    "relu('{-Infinity}')": "relu: input holds NaN or infinite values",
+    "mish('{}')": "mish: input is empty",
+    "geglu('{1,2,3}')": "geglu: input has shape {3}, expected an even last dimension",
+    "geglu('{1,NaN}')": "geglu: input holds NaN or infinite values",
+    "layer_norm(null)": "layer_norm: input is null",
+    "layer_norm('{{1,2}}', '{1}')": "layer_norm: weight has 1 elements, expected one for each of the 2 features of input",
+    "layer_norm('{{1,2}}', null, '{1,2,3}')": "layer_norm: bias has 3 elements, expected one for each of the 2 features of input",
+    "layer_norm('{{1,2}}', '{{1,2}}')": "layer_norm: weight has shape {1,2}, expected 1 dimension (features)",
+    "layer_norm('{{1,2}}', eps => 'NaN')": "layer_norm: eps is NaN, expected a finite number of at least 0",
+    "layer_norm('{{1,2}}', eps => null)": "layer_norm: eps is null, expected a finite number of at least 0",
+    "layer_norm('{{1,2}}', '{1,NaN}')": "layer_norm: weight holds NaN or infinite values",
+    "embedding('{}', '{{1}}')": "embedding: input_ids is empty",
+    "embedding('{0}', '{1}')": "embedding: weight has shape {1}, expected 2 dimensions (number, features)",
+    "embedding('{0,2}', '{{1},{2}}')": "embedding: input_ids holds 2, expected from 0 to 1",
+    "embedding('{-1}', '{{1},{2}}')": "embedding: input_ids holds -1, expected from 0 to 1",
+    "embedding('{NULL}', '{{1},{2}}')": "embedding: input_ids holds null, expected from 0 to 1",
+    "embedding('{0}', '{{NaN}}')": "embedding: weight holds NaN or infinite values",
+    f"{MASKED}'{{{{1,2,3}}}}')": "scaled_dot_product_attention: attn_mask has shape {1,3}, expected {1,2}, a row for each query and an element for each key",
+    f"{MASKED}'{{1,2}}')": "scaled_dot_product_attention: attn_mask has shape {2}, expected 2 dimensions (queries, keys)",
+    f"{MASKED}'{{{{1,NaN}}}}')": "scaled_dot_product_attention: attn_mask holds NaN or Infinity, expected finite numbers and -Infinity",
+    f"{MASKED}'{{{{1,NULL}}}}')": "scaled_dot_product_attention: attn_mask holds null elements",
+    f"{MASKED}'{{{{1,2}}}}', true)": "scaled_dot_product_attention: attn_mask is given and is_causal is true, expected one of the two",
+    f"{MASKED}null, null)": "scaled_dot_product_attention: is_causal is null, expected true or false",
+    f"{MASKED}scale => 'Infinity')": "scaled_dot_product_attention: scale is Infinity, expected from -1e30 to 1e30",
+    "scaled_dot_product_attention(null, '{{1}}', '{{1}}')": "scaled_dot_product_attention: query is null",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", ["sql_diffusion", "sql_diffusion_numpy"])
+@pytest.mark.parametrize("expression", REFUSED)
+def test_bad_input(numpy_connection: psycopg.Connection, expression: str, schema: str) -> None:
+    with pytest.raises(psycopg.Error) as error:
+        numpy_connection.execute(f"select {schema}.{expression}".encode())
+    assert error.value.diag.message_primary == REFUSED[expression]
+    assert error.value.sqlstate == "22023"
+
+
+@pytest.mark.parametrize(
+    ("call", "message", "state"),
+    [
+        ("layer_norm_module({}, 'nobody', 'unet', 'norm', 1e-5, 'network')", "network: model nobody has no parameter norm of component unet", "42704"),
+        ("layer_norm_module({}, 'test', 'unet', 'layer.norm', 1e-5, 'network')", "network: input has 1 channels, expected 3, as layer.norm takes", "22023"),
+        ("linear_of_maps({}, 'test', 'unet', 'layer.other', 'network')", "network: model test has no parameter layer.other of component unet", "55000"),
+        ("linear_of_maps({}, 'test', 'unet', 'layer.proj', 'network')", "network: the input of layer.proj has shape {4,1}, expected a last dimension of 3", "22023"),
+        ("embedding_module('{0,9}', 'test', 'unet', 'layer.proj', 'network')", "network: input_ids holds 9, expected from 0 to 3", "22023"),
+        ("embedding_module('{0}', 'test', 'unet', 'layer.other', 'network')", "network: model test has no parameter layer.other of component unet", "55000"),
+        ("attention_of_maps({}, null, 'test', 'unet', 'layer', 3, 'network', projections => '{proj,proj,proj,proj}')", "network: heads is 3, expected a divisor of the 4 outputs of layer.proj", "22023"),
+    ],
+)  # fmt: skip
+def test_bad_modules(connection: psycopg.Connection, call: str, message: str, state: str) -> None:
+    modules = {"norm": torch.nn.LayerNorm(3), "proj": torch.nn.Linear(3, 4)}
+    insert_module(connection, torch.nn.ModuleDict(modules), "layer")
+    input = "sql_diffusion.to_maps('{{1,2,3,4}}', 2, 2)"
+    with pytest.raises(psycopg.Error) as error:
+        connection.execute(f"select o from sql_diffusion.{call.replace('{}', input)} o".encode())
+    assert error.value.diag.message_primary == message
+    assert error.value.sqlstate == state

@@ -38,8 +38,10 @@ begin atomic
   select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
   from (select sql_diffusion.to_maps(sql_diffusion.transpose(sql_diffusion.fold(sql_diffusion.embedding_tokens(input_ids, module.weight, name || ': input_ids'), array_length(module.weight, 2))),
                                      1, cardinality(input_ids)) as maps
-        from (select p.weight || '{}'::real[] as weight,
-                     case when p.weight is null then sql_diffusion.check_parameter(embedding_module.model, embedding_module.component, embedding_module.key, name) end
+        from (select case when p.weight is null
+                     then array[sql_diffusion.check_parameter(embedding_module.model, embedding_module.component, embedding_module.key, name)::int]::real[]
+                     else p.weight || '{}'::real[]
+                     end as weight
               from (values (1)) one
                    left join sql_diffusion.parameters p
                    on p.model = embedding_module.model and p.component = embedding_module.component and p.key = embedding_module.key

@@ -46,6 +46,14 @@ select group_norm('{1,2}', 1, eps => -1);
 select scaled_dot_product_attention('{{1,0}}', '{{1}}', '{{1}}');
 select scaled_dot_product_attention('{{1}}', '{{1},{1}}', '{{1}}');
 select scaled_dot_product_attention('{1}', '{1}', '{1}');
+select gelu('{1}', 'erf');
+select geglu('{1,2,3}');
+select layer_norm('{{1,2}}', '{1}');
+select layer_norm('{{1,2}}', eps => -1);
+select embedding('{0,2}', '{{1},{2}}');
+select scaled_dot_product_attention('{{1}}', '{{1}}', '{{1}}', '{{1,2}}');
+select scaled_dot_product_attention('{{1}}', '{{1}}', '{{1}}', '{{1}}', true);
+select scaled_dot_product_attention('{{1}}', '{{1}}', '{{1}}', scale => 'NaN');
 select timestep_embedding(1, 0);
 select timestep_embedding('NaN', 4);
 
