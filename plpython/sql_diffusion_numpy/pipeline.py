@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import random
-from .schedulers import ScheduleStep, scheduler_step
+from .schedulers import ScheduleStep, scaled, scheduler_step
 from .unet import Network, run
 
 
@@ -37,8 +37,10 @@ def sample_steps(
             noise[number], generators[number] = random.randn(generator, shape)
         return noise
 
-    sample = draw()
+    sample, memory = scaled(draw(), schedule[0].initial_noise), None
     for step in schedule:
-        model_output = run(network, sample, step.timestep, functools.partial(between, step))
-        sample, original = scheduler_step(model_output, sample, draw() if step.draws_noise else None, step)
+        shown = scaled(sample, step.input_scale)
+        model_output = run(network, shown, step.timestep, functools.partial(between, step))
+        noise = draw() if step.draws_noise else None
+        sample, original, memory = scheduler_step(model_output, sample, noise, step, memory)
         yield step, sample, original
