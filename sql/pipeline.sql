@@ -17,15 +17,16 @@ begin atomic
     from sql_diffusion.models m
     where m.name = generation_schedule.model
   ),
-  chosen as (
-    select o.config, o.defaults, sql_diffusion.scheduler_name(sql_diffusion.scheduler_config(o.config, scheduler) ->> '_class_name') as name,
+  chosen as materialized (
+    select o.config ->> '_class_name' as own, o.defaults, sql_diffusion.scheduler_config(o.config, scheduler) as config,
            num_inference_steps is null and timesteps is null as by_default
     from own o
   ),
   -- The model's own steps are for its own scheduler.
   steps as (
-    select c.config, c.name, c.by_default,
-           case when c.by_default and c.name = sql_diffusion.scheduler_name(c.config ->> '_class_name') then c.defaults else '{}' end as defaults
+    select c.config, c.by_default,
+           case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own))
+                then c.defaults else '{}' end as defaults
     from chosen c
   )
   select p
@@ -35,9 +36,10 @@ begin atomic
                      then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(s.defaults -> 'timesteps') with ordinality t (t))
                      else timesteps end as list
        ) given,
-       lateral sql_diffusion.scheduler_timesteps(
-         s.config, scheduler,
-         case when s.by_default and given.list is null then coalesce((s.defaults ->> 'num_inference_steps')::int, case s.name when 'ddpm' then 1000 else 50 end)
+       lateral sql_diffusion.schedule_of(
+         s.config,
+         case when s.by_default and given.list is null
+              then coalesce((s.defaults ->> 'num_inference_steps')::int, case s.config ->> '_class_name' when 'DDPMScheduler' then 1000 else 50 end)
               else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end,
          given.list, eta, strength) p
   order by p.step;

@@ -3,21 +3,13 @@
 create function sql_diffusion.scheduler_name(scheduler text) returns text
 language sql immutable parallel safe
 begin atomic
-  with given as (
-    select lower(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end) as name
-  ),
-  found as (
-    select s.name
-    from given g
-         join sql_diffusion.schedulers() s
-           on g.name in (s.name, lower(s.class_name), lower(regexp_replace(s.class_name, 'Scheduler$', ''))) or s.aliases ? g.name
-  )
   select coalesce(
-    (select f.name from found f),
-    sql_diffusion.fail(format('scheduler is %s, expected %s', coalesce(quote_literal(scheduler), 'null'),
-                              (select string_agg(n.name, ', ' order by n.name)
-                               from (select s.name from sql_diffusion.schedulers() s union all select jsonb_object_keys(s.aliases) from sql_diffusion.schedulers() s) n)),
-                       'Or diffusers'' name of its class, or settings: {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}.')::text);
+    (select n.name
+     from sql_diffusion.scheduler_names() n
+     where n.given = lower(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end)),
+    case when not sql_diffusion.fail(format('scheduler is %s, expected %s', coalesce(quote_literal(scheduler), 'null'),
+                                            (select string_agg(n.given, ', ' order by n.given) from sql_diffusion.scheduler_names() n where lower(n.class_name) not like n.given || '%')),
+                                     'Or diffusers'' name of its class, or settings: {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}.') then '' end);
 end;
 comment on function sql_diffusion.scheduler_name(text) is
   'The short name of a scheduler, of such a name, its class in diffusers (EulerDiscreteScheduler) or settings in JSON that name the class; an error (22023) that lists all for anything else.';
@@ -26,32 +18,37 @@ create function sql_diffusion.scheduler_config(config jsonb, scheduler text defa
 language sql immutable parallel safe
 begin atomic
   with given as (
-    select case when scheduler ~ '^\s*\{' then scheduler::jsonb else '{}' end as settings,
-           case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end as name
+    select case when scheduler ~ '^\s*\{' then scheduler::jsonb - '_class_name' else '{}' end as settings,
+           coalesce(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end, config ->> '_class_name') as name
+    where jsonb_typeof(config) = 'object'
   ),
-  chosen as (
-    select s.class_name, s.defaults, coalesce(s.aliases -> lower(g.name), '{}') as by_alias, g.settings - '_class_name' as settings
+  chosen as materialized (
+    select g.settings, g.name, sql_diffusion.scheduler_of(n.class_name) as is
     from given g
-         join sql_diffusion.schedulers() s on s.name = sql_diffusion.scheduler_name(coalesce(g.name, config ->> '_class_name'))
+         left join sql_diffusion.scheduler_names() n on n.given = lower(g.name)
+    where n.name is not null
+       or sql_diffusion.scheduler_name(g.name) is not null
   ),
   unknown as (
-    select c.class_name, setting.key
+    select setting.key
     from chosen c, jsonb_object_keys(c.settings) setting (key)
-    where not c.defaults ? setting.key
+    where not (c.is).defaults ? setting.key
     order by setting.key
     limit 1
   )
-  select case
-           when jsonb_typeof(config) is distinct from 'object' then config
-           when exists (select from unknown)
-           then to_jsonb((select sql_diffusion.fail(format('scheduler: %s has no setting %s', u.class_name, u.key),
-                                                    'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from chosen c, jsonb_object_keys(c.defaults) d (key)) || '.')
-                          from unknown u))
-           else (select c.defaults
-                        || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where c.defaults ? e.key)
-                        || c.by_alias || c.settings || jsonb_build_object('_class_name', c.class_name)
-                 from chosen c)
-         end;
+  select coalesce(
+    (select case
+              when u.key is null
+              then (c.is).defaults
+                   || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
+                   || coalesce((c.is).aliases -> lower(c.name), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
+              when not sql_diffusion.fail(format('scheduler: %s has no setting %s', (c.is).class_name, u.key),
+                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys((c.is).defaults) d (key)) || '.')
+              then '{}'
+            end
+     from chosen c
+          left join unknown u on true),
+    config);
 end;
 comment on function sql_diffusion.scheduler_config(jsonb, text) is
   'The complete configuration of a scheduler, as diffusers'' from_config makes it: the class''s defaults, over them what a model''s scheduler configuration says of these settings, '
@@ -61,7 +58,7 @@ create function sql_diffusion.check_scheduler(config jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
   with known as (
-    select jsonb_typeof(config) = 'object' and config ->> '_class_name' in (select s.class_name from sql_diffusion.schedulers() s) as is_known
+    select jsonb_typeof(config) = 'object' and config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n) as is_known
   ),
   complete as (
     select case when k.is_known then sql_diffusion.scheduler_config(config) else config end as config
@@ -72,8 +69,8 @@ begin atomic
     select array_agg(array[r.setting, r.expected, r.predicate] order by r.ordinal) as rules
     from (
       select 0 as ordinal, '_class_name' as setting,
-             (select string_agg(to_json(s.class_name)::text, ', ' order by s.class_name) from sql_diffusion.schedulers() s) as expected,
-             (select string_agg('$ == ' || to_json(s.class_name)::text, ' || ' order by s.class_name) from sql_diffusion.schedulers() s) as predicate
+             (select string_agg(distinct to_json(n.class_name)::text, ', ') from sql_diffusion.scheduler_names() n) as expected,
+             (select string_agg(distinct '$ == ' || to_json(n.class_name)::text, ' || ') from sql_diffusion.scheduler_names() n) as predicate
       union all
       select i, common.rules[i][1], common.rules[i][2], common.rules[i][3]
       from known k, complete c,
@@ -110,10 +107,10 @@ begin atomic
       where k.is_known
         and c.config ? common.rules[i][1]
       union all
-      select 1000 + i, s.rules[i][1], s.rules[i][2], s.rules[i][3]
-      from known k, complete c
-           join sql_diffusion.schedulers() s on s.class_name = c.config ->> '_class_name',
-           generate_subscripts(s.rules, 1) as i
+      select 1000 + i, own.rules[i][1], own.rules[i][2], own.rules[i][3]
+      from known k, complete c,
+           lateral (select (sql_diffusion.scheduler_of(c.config ->> '_class_name')).rules) own,
+           generate_subscripts(own.rules, 1) as i
       where k.is_known
     ) r
   )
@@ -147,8 +144,8 @@ begin atomic
            then sql_diffusion.fail(format('defaults is %s, expected an object of scheduler, num_inference_steps and timesteps', defaults), errcode => '0A000')
          end;
   select sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null}' || defaults, array[
-           ['scheduler', (select string_agg(to_json(s.name)::text, ', ' order by s.name) from sql_diffusion.schedulers() s) || ' or null',
-             '$ == null || ' || (select string_agg('$ == ' || to_json(s.name)::text, ' || ' order by s.name) from sql_diffusion.schedulers() s)],
+           ['scheduler', (select string_agg(distinct to_json(n.name)::text, ', ') from sql_diffusion.scheduler_names() n) || ' or null',
+             '$ == null || ' || (select string_agg(distinct '$ == ' || to_json(n.name)::text, ' || ') from sql_diffusion.scheduler_names() n)],
            ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))']
          ]);
@@ -161,10 +158,9 @@ alter table sql_diffusion.models
   add constraint models_scheduler_supported check (sql_diffusion.check_scheduler(scheduler)),
   add constraint models_defaults_supported check (sql_diffusion.check_defaults(defaults));
 
-create function sql_diffusion.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
+create function sql_diffusion.noise_schedule_core(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
 language sql immutable strict parallel safe rows 1000
 begin atomic
-  select sql_diffusion.check_scheduler(config);
   with setting as (
     select (c ->> 'num_train_timesteps')::int as steps,
            case when jsonb_typeof(c -> 'trained_betas') = 'array' then 'trained' else c ->> 'beta_schedule' end as kind,
@@ -172,7 +168,7 @@ begin atomic
            (c ->> 'beta_start')::double precision as beta_start,
            (c ->> 'beta_end')::double precision as beta_end,
            coalesce((c ->> 'rescale_betas_zero_snr')::boolean, false) as rescaled
-    from sql_diffusion.scheduler_config(config) as c
+    from (values (config)) complete (c)
   ),
   betas (timestep, beta) as (
     select line.i, line.value
@@ -221,6 +217,15 @@ begin atomic
   from rescaled b
   order by b.timestep;
 end;
+comment on function sql_diffusion.noise_schedule_core(jsonb) is 'noise_schedule of a configuration that is complete and checked.';
+
+create function sql_diffusion.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
+language sql immutable strict parallel safe rows 1000
+begin atomic
+  select sql_diffusion.check_scheduler(config);
+  select n.timestep, n.beta, n.alpha_cumprod
+  from sql_diffusion.noise_schedule_core(sql_diffusion.scheduler_config(config)) n;
+end;
 comment on function sql_diffusion.noise_schedule(jsonb) is
   'The noise that training added, of a scheduler''s configuration: for each timestep its beta (the variance of the noise added there) and alpha_cumprod, the share of the '
   'picture''s variance that is left, the product of 1 - beta up to there. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), equations 2 and 4.';
@@ -228,7 +233,7 @@ create function sql_diffusion.check_timesteps(config jsonb, num_inference_steps 
 language sql immutable parallel safe
 begin atomic
   with setting as (
-    select (sql_diffusion.scheduler_config(config) ->> 'num_train_timesteps')::int as train_steps
+    select (config ->> 'num_train_timesteps')::int as train_steps
   )
   select case
            when num_inference_steps is not null and timesteps is not null
@@ -255,49 +260,48 @@ end;
 comment on function sql_diffusion.check_timesteps(jsonb, int, int[], real) is
   'True for steps that a schedule can be made of, otherwise an error (22023) that names the argument.';
 
-create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text default null, num_inference_steps int default null, timesteps int[] default null,
-    eta real default null, strength double precision default 1)
+create function sql_diffusion.schedule_of(config jsonb, num_inference_steps int, timesteps int[], eta real, strength double precision)
   returns setof sql_diffusion.schedule_step
 language sql immutable parallel safe rows 50
 set jit to off
 begin atomic
-  with complete as (
-    select sql_diffusion.scheduler_config(config, scheduler) as config
-  )
-  select sql_diffusion.check_scheduler(c.config),
-         sql_diffusion.check_timesteps(c.config, num_inference_steps, timesteps, eta),
+  select sql_diffusion.check_scheduler(config),
+         sql_diffusion.check_timesteps(config, num_inference_steps, timesteps, eta),
          case
-           when timesteps is not null and (c.config ->> 'use_karras_sigmas')::boolean
+           when timesteps is not null and (config ->> 'use_karras_sigmas')::boolean
            then sql_diffusion.fail('timesteps are given, expected num_inference_steps, because use_karras_sigmas chooses the timesteps')
-           when timesteps is not null and (c.config ->> 'use_exponential_sigmas')::boolean
+           when timesteps is not null and (config ->> 'use_exponential_sigmas')::boolean
            then sql_diffusion.fail('timesteps are given, expected num_inference_steps, because use_exponential_sigmas chooses the timesteps')
-           when eta <> 0 and not (select s.uses_eta from sql_diffusion.schedulers() s where s.class_name = c.config ->> '_class_name')
-           then sql_diffusion.fail(format('eta is %s, but the scheduler %s does not use it', eta, sql_diffusion.scheduler_name(c.config ->> '_class_name')),
+           when eta <> 0 and not (sql_diffusion.scheduler_of(config ->> '_class_name')).uses_eta
+           then sql_diffusion.fail(format('eta is %s, but the scheduler %s does not use it', eta, sql_diffusion.scheduler_name(config ->> '_class_name')),
                                    'These do: ' || (select string_agg(s.name, ', ' order by s.name) from sql_diffusion.schedulers() s where s.uses_eta) || '.')
            when strength is null or not (strength > 0 and strength <= 1) or floor(strength * coalesce(num_inference_steps, cardinality(timesteps))) < 1
            then sql_diffusion.fail(format('strength is %s, expected from %s to 1: at least one of %s steps', coalesce(strength::text, 'null'),
                                           round(1 / coalesce(num_inference_steps, cardinality(timesteps))::numeric, 3), coalesce(num_inference_steps, cardinality(timesteps))))
-         end
-  from complete c;
-  with complete as materialized (
-    select c.config, count.steps - least(floor(strength * count.steps)::int, count.steps) as skipped
-    from (select sql_diffusion.scheduler_config(config, scheduler) as config) c,
-         (select coalesce(num_inference_steps, cardinality(timesteps)) as steps) count
-  ),
-  passes as materialized (
+         end;
+  with passes as materialized (
     select (r).step, (r).timestep, r
-    from complete c,
+    from (select coalesce(num_inference_steps, cardinality(timesteps)) as steps) count,
          lateral sql_diffusion.scheduler_rows(
-           sql_diffusion.scheduler_name(c.config ->> '_class_name'), c.config,
-           (select array_agg(n.alpha_cumprod order by n.timestep) from sql_diffusion.noise_schedule(c.config) n),
-           num_inference_steps, timesteps, eta, c.skipped) r
+           config, (select array_agg(n.alpha_cumprod order by n.timestep) from sql_diffusion.noise_schedule_core(config) n),
+           num_inference_steps, timesteps, eta, count.steps - least(floor(strength * count.steps)::int, count.steps)) r
   )
   select r.r
-  from passes r, complete c
-  where r.timestep < (c.config ->> 'num_train_timesteps')::int
+  from passes r
+  where r.timestep < (config ->> 'num_train_timesteps')::int
      or r.timestep is null
-     or sql_diffusion.fail(format('scheduler: steps_offset leads to timestep %s, expected at most %s', r.timestep, (c.config ->> 'num_train_timesteps')::int - 1), errcode => '0A000')
+     or sql_diffusion.fail(format('scheduler: steps_offset leads to timestep %s, expected at most %s', r.timestep, (config ->> 'num_train_timesteps')::int - 1), errcode => '0A000')
   order by r.step;
+end;
+comment on function sql_diffusion.schedule_of(jsonb, int, int[], real, double precision) is 'scheduler_timesteps of a complete configuration, which it checks.';
+
+create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text default null, num_inference_steps int default null, timesteps int[] default null,
+    eta real default null, strength double precision default 1)
+  returns setof sql_diffusion.schedule_step
+language sql immutable parallel safe rows 50
+begin atomic
+  select s
+  from sql_diffusion.schedule_of(sql_diffusion.scheduler_config(config, scheduler), num_inference_steps, timesteps, eta, strength) s;
 end;
 comment on function sql_diffusion.scheduler_timesteps(jsonb, text, int, int[], real, double precision) is
   'A schedule, one row a pass of the network, for a number of steps or for explicit timesteps (descending). config: a scheduler''s configuration, such as a model has; scheduler: another scheduler or '
