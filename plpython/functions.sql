@@ -138,9 +138,9 @@ create function sql_diffusion_numpy.scheduler_step(
 language plpython3u immutable parallel unsafe
 as 'scheduler_step';
 
-create function sql_diffusion_numpy.add_noise(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
+create function sql_diffusion_numpy.add_noise_at(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
 language plpython3u immutable parallel unsafe
-as 'add_noise_of_step';
+as 'add_noise_at';
 
 create function sql_diffusion_numpy.add_noise(original real[], noise real[], timestep int, model text) returns real[]
 language plpython3u stable strict parallel unsafe

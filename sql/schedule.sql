@@ -247,7 +247,8 @@ begin atomic
          case when s.spread is null then p.timestep
               when not solver then told.timestep::real::double precision
               when s.spread = 'karras' and (s.unipc or not s.squared_cosine) then round(told.timestep)
-              else trunc(told.timestep) end,
+              -- what lies just below a whole number only by rounding is that number
+              else trunc(told.timestep + 0.0001) end,
          p.sigma::real
   from spread p, setting s, training t,
        lateral (select case when s.spread is not null then sql_diffusion.timestep_of_sigma(t.log_sigmas, p.sigma) end as timestep) told

@@ -402,22 +402,22 @@ comment on function sql_diffusion.scheduler_step(real[], real[], real[], sql_dif
   '(that many tensors; NULL at first) to the sample of the previous timestep, the guess of the picture without noise, and what to remember. '
   'The sums are those of the row: see schedule_step. Ho et al. (arXiv 2006.11239) equations 7 and 15; Song et al. (arXiv 2010.02502) equation 12; each scheduler''s own.';
 
-create function sql_diffusion.add_noise(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
+create function sql_diffusion.add_noise_at(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
 language sql immutable parallel safe
 begin atomic
-  select sql_diffusion.check_tensor(original, 'add_noise: original'),
-         sql_diffusion.check_tensor(noise, 'add_noise: noise'),
-         sql_diffusion.check_same_shape(noise, original, 'add_noise: noise', 'original'),
-         sql_diffusion.check_values(original, 'add_noise: original'),
-         sql_diffusion.check_values(noise, 'add_noise: noise'),
+  select sql_diffusion.check_tensor(original, 'add_noise_at: original'),
+         sql_diffusion.check_tensor(noise, 'add_noise_at: noise'),
+         sql_diffusion.check_same_shape(noise, original, 'add_noise_at: noise', 'original'),
+         sql_diffusion.check_values(original, 'add_noise_at: original'),
+         sql_diffusion.check_values(noise, 'add_noise_at: noise'),
          case when coalesce(abs((step).added_original) + abs((step).added_noise), 'infinity') >= 'infinity'
-              then sql_diffusion.fail(format('add_noise: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null'))) end;
+              then sql_diffusion.fail(format('add_noise_at: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null'))) end;
   select sql_diffusion.with_shape(
            (select array_agg(((step).added_original * e.original + (step).added_noise * e.noise)::real)
             from (select unnest(original) as original, unnest(noise) as noise) e),
            sql_diffusion.shape(original));
 end;
-comment on function sql_diffusion.add_noise(real[], real[], sql_diffusion.schedule_step) is
+comment on function sql_diffusion.add_noise_at(real[], real[], sql_diffusion.schedule_step) is
   'A picture (values -1 to 1) with as much noise as sampling that begins at this row of a schedule expects. Ho et al. (arXiv 2006.11239), equation 4.';
 
 create function sql_diffusion.training_timestep(model text, timestep int) returns sql_diffusion.schedule_step

@@ -643,13 +643,13 @@ def _written(plpy: Any, step: dict[str, Any] | None) -> str:
 
 
 @boundary
-def add_noise_of_step(plpy: Any, original: Any, noise: Any, step: Any) -> Any:
-    x, drawn = tensor(original, "add_noise: original"), tensor(noise, "add_noise: noise")
-    check_same_shape(drawn, x, "add_noise: noise", "original")
-    check_all_values("add_noise", original=(x, original), noise=(drawn, noise))
+def add_noise_at(plpy: Any, original: Any, noise: Any, step: Any) -> Any:
+    x, drawn = tensor(original, "add_noise_at: original"), tensor(noise, "add_noise_at: noise")
+    check_same_shape(drawn, x, "add_noise_at: noise", "original")
+    check_all_values("add_noise_at", original=(x, original), noise=(drawn, noise))
     row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
     if any(value is None or not np.isfinite(value) for value in (row.added_original, row.added_noise)):
-        fail(f"add_noise: step is {_written(plpy, step)}, expected a row of scheduler_timesteps")
+        fail(f"add_noise_at: step is {_written(plpy, step)}, expected a row of scheduler_timesteps")
     return schedulers.add_noise(x, drawn, row)
 
 

@@ -63,9 +63,9 @@ begin atomic
     select l.step - skipped as step, l.timestep, l.alpha, l.sigma, next.alpha as next_alpha, next.sigma as next_sigma,
            lead(l.timestep, 1, -1) over (order by l.step) as previous_timestep,
            next.lambda - l.lambda as h,
-           (l.lambda - lag(l.lambda) over (order by l.step)) / (next.lambda - l.lambda) as r0,
-           (lag(l.lambda) over (order by l.step) - lag(l.lambda, 2) over (order by l.step)) / (next.lambda - l.lambda) as r1,
-           case when s.solver_order = 1 or l.step - skipped = 1
+           (l.lambda - lag(l.lambda) over (order by l.step)) / nullif(next.lambda - l.lambda, 0) as r0,
+           (lag(l.lambda) over (order by l.step) - lag(l.lambda, 2) over (order by l.step)) / nullif(next.lambda - l.lambda, 0) as r1,
+           case when s.solver_order = 1 or l.step - skipped = 1 or next.lambda = l.lambda
                   or l.step = l.steps and (s.euler_at_final or s.lower_order_final and l.steps < 15) then 1
                 when s.solver_order = 2 or l.step - skipped = 2 or l.step = l.steps - 1 and s.lower_order_final and l.steps < 15 then 2
                 else 3 end as solver_order

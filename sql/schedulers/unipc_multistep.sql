@@ -28,15 +28,15 @@ begin atomic
   -- Algorithms 1 and 2 and appendix A: the weights rho solve a Vandermonde system over the ratios, whose last is 1 (of the newest output, which
   -- only the corrector has); of_differences[k] is by what the difference to the k-th output is multiplied.
   with phi as (
-    select hh.hh, hh.phi_1, case when bh1 then hh.hh else hh.phi_1 end as b_h, hh.phi_1 / hh.hh - 1::real as phi_2
+    select hh.hh, hh.phi_1, case when bh1 then hh.hh else hh.phi_1 end as b_h, hh.phi_1 / nullif(hh.hh, 0) - 1::real as phi_2
     from (select g.hh, (exp(g.hh::double precision) - 1)::real as phi_1 from (select case when predict_x0 then -h else h end as hh) g) hh
   ),
   phis as (
-    select p.phi_1, p.b_h, p.phi_2, p.phi_2 / p.hh - 0.5::real as phi_3, (p.phi_2 / p.hh - 0.5::real) / p.hh - (1 / 6.0)::real as phi_4
+    select p.phi_1, p.b_h, p.phi_2, p.phi_2 / nullif(p.hh, 0) - 0.5::real as phi_3, (p.phi_2 / nullif(p.hh, 0) - 0.5::real) / nullif(p.hh, 0) - (1 / 6.0)::real as phi_4
     from phi p
   ),
   b as (
-    select p.phi_1, p.b_h, (p.phi_2 / p.b_h)::double precision as b1, (p.phi_3 * 2::real / p.b_h)::double precision as b2, (p.phi_4 * 6::real / p.b_h)::double precision as b3
+    select p.phi_1, p.b_h, (p.phi_2 / nullif(p.b_h, 0))::double precision as b1, (p.phi_3 * 2::real / nullif(p.b_h, 0))::double precision as b2, (p.phi_4 * 6::real / nullif(p.b_h, 0))::double precision as b3
     from phis p
   ),
   nodes as (
@@ -65,8 +65,9 @@ language sql immutable parallel safe rows 50
 set jit to off
 begin atomic
   select case
-           when config ->> 'final_sigmas_type' = 'zero' and not (config ->> 'lower_order_final')::boolean and (config ->> 'solver_order')::int > 1
-           then sql_diffusion.fail('scheduler: setting lower_order_final is false, expected true, because final_sigmas_type is "zero"', errcode => '0A000')
+           when not (config ->> 'lower_order_final')::boolean and (config ->> 'solver_order')::int > 1
+                and (config ->> 'final_sigmas_type' = 'zero' or (config ->> 'use_karras_sigmas')::boolean or (config ->> 'use_exponential_sigmas')::boolean)
+           then sql_diffusion.fail('scheduler: setting lower_order_final is false, expected true, because of the last step, to a sigma of zero or to the same one', errcode => '0A000')
            when config ->> 'final_sigmas_type' = 'zero' and not (config ->> 'predict_x0')::boolean
            then sql_diffusion.fail('scheduler: setting predict_x0 is false, expected true, because final_sigmas_type is "zero"', errcode => '0A000')
          end;
@@ -95,8 +96,8 @@ begin atomic
            case when s.predict_x0 then next.sigma / l.sigma else next.alpha / l.alpha end as of_sample,
            case when s.predict_x0 then next.alpha else next.sigma end as scale,
            next.lambda - l.lambda as h,
-           array[(lag(l.lambda) over (order by l.step) - l.lambda) / (next.lambda - l.lambda),
-                 (lag(l.lambda, 2) over (order by l.step) - l.lambda) / (next.lambda - l.lambda)] as ratios,
+           array[(lag(l.lambda) over (order by l.step) - l.lambda) / nullif(next.lambda - l.lambda, 0),
+                 (lag(l.lambda, 2) over (order by l.step) - l.lambda) / nullif(next.lambda - l.lambda, 0)] as ratios,
            least(s.solver_order, l.step - skipped, case when s.lower_order_final then l.steps - l.step + 1 end)::int as this_order
     from levels l
          join levels next on next.step = l.step + 1,
@@ -121,6 +122,7 @@ begin atomic
     from steps t, setting s,
          lateral sql_diffusion.unipc_weights(t.h, t.ratios[1 : t.this_order - 1], s.predict_x0, s.bh1, true) w
     where t.h < 'infinity'
+      and t.h <> 0
   ),
   -- Memory: the corrected sample of the step before, then the outputs before. Corrected sample = of_this * sample + of_last * memory[1] + of_end * output + ...
   corrections as (
