@@ -15,12 +15,16 @@ PYTHON3 ?= python3
 SQL = \
 	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/pack.sql \
+	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.
 OPERATIONS = $(sort $(wildcard sql/operations/*.sql))
 NETWORKS   = $(sort $(wildcard sql/networks/*.sql))
+
+# A file is a scheduler; build/scheduler_registry.sql lists them.
+SCHEDULERS = $(sort $(wildcard sql/schedulers/*.sql))
 
 LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention attention_block downsample upsample
 
@@ -75,7 +79,7 @@ build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.cont
 
 build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
 	@mkdir -p build
-	$(PYTHON3) scripts/update_script.py $< $(filter-out build/% sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+	$(PYTHON3) scripts/update_script.py $< $(filter-out build/butterflies.sql sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
 
 build/sql_diffusion_numpy--%--$(EXTVERSION).sql: sql/updates/sql_diffusion_numpy--%.sql build/sql_diffusion_numpy--$(EXTVERSION).sql scripts/update_script.py
 	@mkdir -p build
@@ -86,6 +90,10 @@ build/networks.sql: $(NETWORKS) scripts/dispatchers.py
 build/operations.sql build/networks.sql:
 	@mkdir -p build
 	$(PYTHON3) scripts/dispatchers.py $(notdir $(basename $@)) $(filter sql/%,$^) > $@.new && mv $@.new $@
+
+build/scheduler_registry.sql: $(SCHEDULERS) scripts/scheduler_registry.py
+	@mkdir -p build
+	$(PYTHON3) scripts/scheduler_registry.py $(SCHEDULERS) > $@.new && mv $@.new $@
 
 build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
 	@mkdir -p build

@@ -180,28 +180,18 @@ language plpython3u immutable strict parallel unsafe
 as 'randn';
 
 
--- Schedulers
-
-create function sql_diffusion_numpy.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
-language plpython3u immutable strict parallel unsafe rows 1000
-as 'noise_schedule';
-
-create function sql_diffusion_numpy.inference_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)
-language plpython3u immutable strict parallel unsafe rows 50
-as 'inference_timesteps';
-
-create function sql_diffusion_numpy.scheduler_timesteps(
-  config jsonb, scheduler text, num_inference_steps int default null, timesteps int[] default null, eta real default 0
-) returns setof sql_diffusion.schedule_step
-language plpython3u immutable parallel unsafe rows 50
-as 'scheduler_timesteps';
+-- Schedulers. A schedule is computed in one place, SQL.
 
 create function sql_diffusion_numpy.scheduler_step(
-  model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step, out prev_sample real[],
-  out pred_original_sample real[]
+  model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step, memory real[] default null,
+  out prev_sample real[], out pred_original_sample real[], out next_memory real[]
 )
 language plpython3u immutable parallel unsafe
 as 'scheduler_step';
+
+create function sql_diffusion_numpy.add_noise_at(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
+language plpython3u immutable parallel unsafe
+as 'add_noise_at';
 
 create function sql_diffusion_numpy.add_noise(original real[], noise real[], timestep int, model text) returns real[]
 language plpython3u stable strict parallel unsafe
@@ -220,21 +210,21 @@ as 'denormalize';
 
 create function sql_diffusion_numpy.ddpm_steps(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default 0
-) returns table (step int, timestep int, sample real[], pred_original_sample real[])
+  scheduler text default null, eta real default null
+) returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language plpython3u stable parallel unsafe rows 50
 as 'ddpm_steps';
 
 create function sql_diffusion_numpy.ddpm_generate(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default 0
+  scheduler text default null, eta real default null
 ) returns real[]
 language plpython3u stable parallel unsafe
 as 'ddpm_generate';
 
 create function sql_diffusion_numpy.ddpm_generate(
   seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default 0
+  scheduler text default null, eta real default null
 ) returns table (seed bigint, image real[])
 language plpython3u stable parallel unsafe rows 10
 as 'ddpm_generate_many';

@@ -7,35 +7,45 @@ return coalesce(nullif(current_setting('sql_diffusion.model', true), ''),
 comment on function sql_diffusion.default_model() is 'The model that is used where none is named: the setting sql_diffusion.model, else the bundled one.';
 
 create function sql_diffusion.generation_schedule(model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0) returns setof sql_diffusion.schedule_step
+    scheduler text default null, eta real default null, strength double precision default 1) returns setof sql_diffusion.schedule_step
 language sql stable parallel safe rows 50
 begin atomic
   select sql_diffusion.component_config(model);
-  with chosen as (
-    select m.scheduler as config,
-           m.defaults,
-           sql_diffusion.scheduler_name(coalesce(generation_schedule.scheduler, m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')) as sampler,
-           -- The model's own number of steps is for its own sampler.
-           num_inference_steps is null and timesteps is null
-             and (generation_schedule.scheduler is null or sql_diffusion.scheduler_name(generation_schedule.scheduler) = sql_diffusion.scheduler_name(coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')))
-             and (m.defaults ? 'num_inference_steps' or m.defaults ? 'timesteps') as by_default
+  with own as (
+    select m.scheduler || jsonb_build_object('_class_name', coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')) as config,
+           m.defaults
     from sql_diffusion.models m
     where m.name = generation_schedule.model
+  ),
+  chosen as materialized (
+    select o.config ->> '_class_name' as own, o.defaults, sql_diffusion.scheduler_config(o.config, scheduler) as config,
+           num_inference_steps is null and timesteps is null as by_default
+    from own o
+  ),
+  -- The model's own steps are for its own scheduler.
+  steps as (
+    select c.config, c.by_default,
+           case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own))
+                then c.defaults else '{}' end as defaults
+    from chosen c
   )
-  select s
-  from chosen c,
+  select p
+  from steps s,
        lateral (
-         select case when c.by_default then (c.defaults ->> 'num_inference_steps')::int
-                     when num_inference_steps is null and timesteps is null then case c.sampler when 'ddpm' then 1000 else 50 end
-                     else num_inference_steps end as count,
-                case when c.by_default then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(c.defaults -> 'timesteps') with ordinality t (t))
+         select case when jsonb_typeof(s.defaults -> 'timesteps') = 'array'
+                     then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(s.defaults -> 'timesteps') with ordinality t (t))
                      else timesteps end as list
-       ) steps,
-       lateral sql_diffusion.scheduler_timesteps(c.config, c.sampler, steps.count, steps.list, eta) s
-  order by s.step;
+       ) given,
+       lateral sql_diffusion.schedule_of(
+         s.config,
+         case when s.by_default and given.list is null
+              then coalesce((s.defaults ->> 'num_inference_steps')::int, case s.config ->> '_class_name' when 'DDPMScheduler' then 1000 else 50 end)
+              else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end,
+         given.list, eta, strength) p
+  order by p.step;
 end;
-comment on function sql_diffusion.generation_schedule(text, int, int[], text, real) is
-  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm, 50 of ddim).';
+comment on function sql_diffusion.generation_schedule(text, int, int[], text, real, double precision) is
+  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm, 50 of the others).';
 
 create function sql_diffusion.denormalize(sample real[]) returns real[]
 language sql immutable strict parallel safe
@@ -47,9 +57,17 @@ begin atomic
 end;
 comment on function sql_diffusion.denormalize(real[]) is 'A picture (values 0 to 1) of a finished sample (values -1 to 1): halved, shifted and clipped. Any shape.';
 
+create function sql_diffusion.scaled(input real[], factor double precision) returns real[]
+language sql immutable strict parallel safe
+return case
+         when factor = 1 then input
+         else sql_diffusion.with_shape((select array_agg((factor * e.x)::real) from (select unnest(input) as x) e), sql_diffusion.shape(input))
+       end;
+comment on function sql_diffusion.scaled(real[], double precision) is 'A tensor times a number. Any shape.';
+
 create function sql_diffusion.ddpm_steps(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0)
-  returns table (step int, timestep int, sample real[], pred_original_sample real[])
+    scheduler text default null, eta real default null)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel safe rows 50
 begin atomic
   with recursive
@@ -66,17 +84,18 @@ begin atomic
     select s.step, s as this
     from ready, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
   ),
-  run (step, timestep, sample, pred_original_sample, generator) as (
-    select 0, null::int, noise.sample, null::real[], noise.next
-    from ready, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
+  run (step, timestep, sample, pred_original_sample, memory, generator) as (
+    select 0, null::double precision, sql_diffusion.scaled(noise.sample, (s.this).initial_noise), null::real[], null::real[], noise.next
+    from schedule s, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
+    where s.step = 1
     union all
-    select s.step, (s.this).timestep, updated.prev_sample, updated.pred_original_sample, coalesce(noise.next, run.generator)
+    select s.step, (s.this).timestep, updated.prev_sample, updated.pred_original_sample, updated.next_memory, coalesce(noise.next, run.generator)
     from run
          join schedule s on s.step = run.step + 1,
          network,
          lateral (
            select sql_diffusion.from_maps(u.hidden) as model_output
-           from sql_diffusion.run_pass(network.pass, '{sample,timestep}', array[sql_diffusion.to_maps(run.sample), sql_diffusion.vector_to_maps(array[(s.this).timestep::real])], model, 'unet') u
+           from sql_diffusion.run_pass(network.pass, '{sample,timestep}', array[sql_diffusion.to_maps(sql_diffusion.scaled(run.sample, (s.this).input_scale)), sql_diffusion.vector_to_maps(array[(s.this).timestep::real])], model, 'unet') u
            order by u.step desc
            limit 1
          ) predicted,
@@ -85,18 +104,18 @@ begin atomic
            from (values (run.generator)) stream (generator)
                 left join lateral sql_diffusion.randn(stream.generator, sql_diffusion.shape(run.sample)) n on (s.this).draws_noise
          ) noise,
-         lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s.this) updated
+         lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s.this, run.memory) updated
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r
   where r.step > 0;
 end;
 comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
-  'Sampling in pure SQL, one row a step as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1). '
+  'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1). '
   'Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
 
 create function sql_diffusion.ddpm_generate(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0) returns real[]
+    scheduler text default null, eta real default null) returns real[]
 language sql stable parallel safe
 begin atomic
   select sql_diffusion.denormalize(s.sample)
@@ -108,7 +127,7 @@ comment on function sql_diffusion.ddpm_generate(bigint, text, int, int[], text, 
   'A picture (channels, height, width, values 0 to 1) in pure SQL: the last of ddpm_steps.';
 
 create function sql_diffusion.ddpm_generate(seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0) returns table (seed bigint, image real[])
+    scheduler text default null, eta real default null) returns table (seed bigint, image real[])
 language sql stable parallel safe rows 10
 begin atomic
   select s.seed, sql_diffusion.ddpm_generate(s.seed, model, num_inference_steps, timesteps, scheduler, eta)

@@ -1,80 +1,130 @@
--- Schedulers, apart from networks: the schedule as rows, one update a step.
---
--- DDPM: Denoising Diffusion Probabilistic Models (Ho et al., arXiv 2006.11239).
--- DDIM: Denoising Diffusion Implicit Models (Song et al., arXiv 2010.02502).
---
--- In both, one step is the same linear form. The network's output and the sample give a guess of the picture without noise,
---   pred_original_sample = clip(original_from_sample * sample + original_from_output * model_output)
--- and the step goes from there to a sample with a little less noise:
---   prev_sample = original_coefficient * pred_original_sample + sample_coefficient * sample
---               + output_coefficient * model_output + noise_coefficient * noise
--- so that a schedule is a table of coefficients, and the samplers differ in what they put into it. Coefficients are computed in
--- single precision, operation by operation as torch does: near the end of a schedule 1 - alpha_cumprod keeps few digits.
-
-create type sql_diffusion.schedule_step as (
-  step                  int,
-  timestep              int,
-  previous_timestep     int,
-  original_from_sample  real,
-  original_from_output  real,
-  clip_range            real,
-  original_coefficient  real,
-  sample_coefficient    real,
-  output_coefficient    real,
-  noise_coefficient     real,
-  draws_noise           boolean
-);
-comment on type sql_diffusion.schedule_step is
-  'One step of a schedule: its number from 1, the timestep that the network is told, the one the step leads to (below 0: the finished picture), and the '
-  'coefficients of the update (see scheduler_step). clip_range NULL: no clipping. draws_noise: whether fresh noise is drawn from the stream.';
-
-create function sql_diffusion.scheduler_config(config jsonb) returns jsonb
-language sql immutable strict parallel safe
-return case when jsonb_typeof(config) = 'object' then '{
-    "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": null,
-    "variance_type": "fixed_small", "clip_sample": true, "clip_sample_range": 1, "prediction_type": "epsilon", "thresholding": false,
-    "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1, "timestep_spacing": "leading", "steps_offset": 0,
-    "rescale_betas_zero_snr": false, "set_alpha_to_one": true
-  }'::jsonb || config else config end;
-comment on function sql_diffusion.scheduler_config(jsonb) is
-  'A DDPMScheduler or DDIMScheduler configuration with the settings that it leaves out filled in as diffusers does.';
+-- Schedulers, apart from networks: which there are, how one is chosen and set, its schedule, one update a step.
 
 create function sql_diffusion.scheduler_name(scheduler text) returns text
 language sql immutable parallel safe
 begin atomic
-  with given as (
-    select lower(regexp_replace(scheduler, 'Scheduler$', '')) as name
-  )
-  select case
-           when given.name in ('ddpm', 'ddim') then given.name
-           when not sql_diffusion.fail(format('scheduler is %s, expected ddpm or ddim', coalesce(quote_literal(scheduler), 'null'))) then null
-         end
-  from given;
+  select coalesce(
+    (select n.name
+     from sql_diffusion.scheduler_names() n
+     where n.given = lower(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end)),
+    case when not sql_diffusion.fail(format('scheduler is %s, expected %s', coalesce(quote_literal(scheduler), 'null'),
+                                            (select string_agg(n.given, ', ' order by n.given) from sql_diffusion.scheduler_names() n where lower(n.class_name) not like n.given || '%')),
+                                     'Or diffusers'' name of its class, or settings: {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}.') then '' end);
 end;
 comment on function sql_diffusion.scheduler_name(text) is
-  'ddpm or ddim, of a scheduler''s short name or its class (DDPMScheduler, DDIMScheduler); an error (22023) for anything else.';
+  'The short name of a scheduler, of such a name, its class in diffusers (EulerDiscreteScheduler) or settings in JSON that name the class; an error (22023) that lists all for anything else.';
+
+create function sql_diffusion.scheduler_config(config jsonb, scheduler text default null) returns jsonb
+language sql immutable parallel safe
+begin atomic
+  with given as (
+    select case when scheduler ~ '^\s*\{' then scheduler::jsonb - '_class_name' else '{}' end as settings,
+           coalesce(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end, config ->> '_class_name') as name
+    where jsonb_typeof(config) = 'object'
+  ),
+  chosen as materialized (
+    select g.settings, g.name, sql_diffusion.scheduler_of(n.class_name) as is
+    from given g
+         left join sql_diffusion.scheduler_names() n on n.given = lower(g.name)
+    where n.name is not null
+       or sql_diffusion.scheduler_name(g.name) is not null
+  ),
+  unknown as (
+    select setting.key
+    from chosen c, jsonb_object_keys(c.settings) setting (key)
+    where not (c.is).defaults ? setting.key
+    order by setting.key
+    limit 1
+  )
+  select coalesce(
+    (select case
+              when u.key is null
+              then (c.is).defaults
+                   || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
+                   || coalesce((c.is).aliases -> lower(c.name), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
+              when not sql_diffusion.fail(format('scheduler: %s has no setting %s', (c.is).class_name, u.key),
+                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys((c.is).defaults) d (key)) || '.')
+              then '{}'
+            end
+     from chosen c
+          left join unknown u on true),
+    config);
+end;
+comment on function sql_diffusion.scheduler_config(jsonb, text) is
+  'The complete configuration of a scheduler, as diffusers'' from_config makes it: the class''s defaults, over them what a model''s scheduler configuration says of these settings, '
+  'over that what scheduler says. scheduler: a short name, a class, settings in JSON with or without _class_name, or NULL for the model''s own. Errors: 22023 for an unknown scheduler or setting.';
 
 create function sql_diffusion.check_scheduler(config jsonb) returns boolean
 language sql immutable parallel safe
-return sql_diffusion.check_settings('scheduler', sql_diffusion.scheduler_config(config), array[
-           ['_class_name', '"DDPMScheduler" or "DDIMScheduler"', '$ == "DDPMScheduler" || $ == "DDIMScheduler"'],
-           ['num_train_timesteps', 'an integer from 1 to 100000', '$ >= 1 && $ <= 100000 && $.floor() == $'],
-           ['beta_schedule', '"linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid"',
-             '$ == "linear" || $ == "scaled_linear" || $ == "squaredcos_cap_v2" || $ == "sigmoid"'],
-           ['beta_start', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
-           ['beta_end', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
-           ['trained_betas', 'null', '$ == null'],
-           ['variance_type', '"fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log"',
-             '$ == "fixed_small" || $ == "fixed_small_log" || $ == "fixed_large" || $ == "fixed_large_log"'],
-           ['clip_sample', 'a boolean', '$ == true || $ == false'],
-           ['clip_sample_range', 'a positive number', '$ > 0'],
-           ['prediction_type', '"epsilon", "sample" or "v_prediction"', '$ == "epsilon" || $ == "sample" || $ == "v_prediction"'],
-           ['thresholding', 'false', '$ == false'],
-           ['timestep_spacing', '"leading", "trailing" or "linspace"', '$ == "leading" || $ == "trailing" || $ == "linspace"'],
-           ['steps_offset', 'an integer from 0 to 100000', '$ >= 0 && $ <= 100000 && $.floor() == $'],
-           ['rescale_betas_zero_snr', 'false', '$ == false'],
-           ['set_alpha_to_one', 'a boolean', '$ == true || $ == false']
-         ]);
+begin atomic
+  with known as (
+    select jsonb_typeof(config) = 'object' and config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n) as is_known
+  ),
+  complete as (
+    select case when k.is_known then sql_diffusion.scheduler_config(config) else config end as config
+    from known k
+  ),
+  -- Settings that a class does not have, it ignores, as in diffusers.
+  rules as (
+    select array_agg(array[r.setting, r.expected, r.predicate] order by r.ordinal) as rules
+    from (
+      select 0 as ordinal, '_class_name' as setting,
+             (select string_agg(distinct to_json(n.class_name)::text, ', ') from sql_diffusion.scheduler_names() n) as expected,
+             (select string_agg(distinct '$ == ' || to_json(n.class_name)::text, ' || ') from sql_diffusion.scheduler_names() n) as predicate
+      union all
+      select i, common.rules[i][1], common.rules[i][2], common.rules[i][3]
+      from known k, complete c,
+           (values (array[
+             ['num_train_timesteps', 'an integer from 1 to 100000', '$ >= 1 && $ <= 100000 && $.floor() == $'],
+             ['beta_schedule', '"linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid"',
+               '$ == "linear" || $ == "scaled_linear" || $ == "squaredcos_cap_v2" || $ == "sigmoid"'],
+             ['beta_start', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
+             ['beta_end', 'a number above 0 and below 1', '$ > 0 && $ < 1'],
+             ['trained_betas', 'null or a list of numbers above 0 and below 1',
+               '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ <= 0 || @ >= 1)))'],
+             ['clip_sample', 'a boolean', '$ == true || $ == false'],
+             ['clip_sample_range', 'a positive number', '$ > 0'],
+             ['prediction_type', '"epsilon", "sample" or "v_prediction"', '$ == "epsilon" || $ == "sample" || $ == "v_prediction"'],
+             ['thresholding', 'a boolean', '$ == true || $ == false'],
+             ['dynamic_thresholding_ratio', 'a number from 0 to 1', '$ >= 0 && $ <= 1'],
+             ['sample_max_value', 'a positive number', '$ > 0'],
+             ['timestep_spacing', '"leading", "trailing" or "linspace"', '$ == "leading" || $ == "trailing" || $ == "linspace"'],
+             ['steps_offset', 'an integer from 0 to 100000', '$ >= 0 && $ <= 100000 && $.floor() == $'],
+             ['rescale_betas_zero_snr', 'a boolean', '$ == true || $ == false'],
+             ['set_alpha_to_one', 'a boolean', '$ == true || $ == false'],
+             ['use_karras_sigmas', 'a boolean', '$ == true || $ == false || $ == null'],
+             ['use_exponential_sigmas', 'a boolean', '$ == true || $ == false || $ == null'],
+             ['use_beta_sigmas', 'false', '$ == false || $ == null'],
+             ['use_flow_sigmas', 'false', '$ == false'],
+             ['interpolation_type', '"linear" or "log_linear"', '$ == "linear" || $ == "log_linear"'],
+             ['final_sigmas_type', '"zero" or "sigma_min"', '$ == "zero" || $ == "sigma_min"'],
+             ['lower_order_final', 'a boolean', '$ == true || $ == false'],
+             ['sigma_min', 'null or a positive number', '$ == null || $ > 0'],
+             ['sigma_max', 'null or a positive number', '$ == null || $ > 0'],
+             ['original_inference_steps', 'an integer from 1 to 100000', '$ >= 1 && $ <= 100000 && $.floor() == $']
+           ])) common (rules),
+           generate_subscripts(common.rules, 1) as i
+      where k.is_known
+        and c.config ? common.rules[i][1]
+      union all
+      select 1000 + i, own.rules[i][1], own.rules[i][2], own.rules[i][3]
+      from known k, complete c,
+           lateral (select (sql_diffusion.scheduler_of(c.config ->> '_class_name')).rules) own,
+           generate_subscripts(own.rules, 1) as i
+      where k.is_known
+    ) r
+  )
+  select sql_diffusion.check_settings('scheduler', c.config, r.rules)
+         and case
+               when (c.config ->> 'use_karras_sigmas')::boolean and (c.config ->> 'use_exponential_sigmas')::boolean
+               then sql_diffusion.fail('scheduler: settings use_karras_sigmas and use_exponential_sigmas are both true, expected one of them', errcode => '0A000')
+               when jsonb_typeof(c.config -> 'trained_betas') = 'array' and jsonb_array_length(c.config -> 'trained_betas') <> (c.config ->> 'num_train_timesteps')::int
+               then sql_diffusion.fail(format('scheduler: setting trained_betas has %s numbers, expected %s, the num_train_timesteps',
+                                              jsonb_array_length(c.config -> 'trained_betas'), c.config ->> 'num_train_timesteps'), errcode => '0A000')
+               else true
+             end
+  from complete c, rules r;
+end;
 comment on function sql_diffusion.check_scheduler(jsonb) is
   'True for a scheduler''s configuration whose every setting is supported, otherwise an error (0A000) that names the first that is not. The table models checks its rows with it.';
 
@@ -94,7 +144,8 @@ begin atomic
            then sql_diffusion.fail(format('defaults is %s, expected an object of scheduler, num_inference_steps and timesteps', defaults), errcode => '0A000')
          end;
   select sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null}' || defaults, array[
-           ['scheduler', '"ddpm", "ddim" or null', '$ == null || $ == "ddpm" || $ == "ddim"'],
+           ['scheduler', (select string_agg(distinct to_json(n.name)::text, ', ') from sql_diffusion.scheduler_names() n) || ' or null',
+             '$ == null || ' || (select string_agg(distinct '$ == ' || to_json(n.name)::text, ' || ') from sql_diffusion.scheduler_names() n)],
            ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))']
          ]);
@@ -107,37 +158,17 @@ alter table sql_diffusion.models
   add constraint models_scheduler_supported check (sql_diffusion.check_scheduler(scheduler)),
   add constraint models_defaults_supported check (sql_diffusion.check_defaults(defaults));
 
-create aggregate sql_diffusion.product (double precision) (
-  sfunc = float8mul,
-  stype = double precision,
-  initcond = '1',
-  parallel = safe
-);
-comment on aggregate sql_diffusion.product (double precision) is 'The product of numbers, in the order of the rows.';
-
-create function sql_diffusion.linspace(first double precision, last double precision, steps int) returns table (i int, value real)
+create function sql_diffusion.noise_schedule_core(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
 language sql immutable strict parallel safe rows 1000
 begin atomic
-  -- The upper half is counted from the end, in single precision, as torch.linspace does.
-  select i, case when i = 0 or i < steps / 2 then first::real + width.step * i::real
-                 else last::real - width.step * (steps - 1 - i)::real end
-  from generate_series(0, steps - 1) as i,
-       (select case when steps > 1 then (last::real - first::real) / (steps - 1)::real else 0::real end as step) width
-  order by i;
-end;
-comment on function sql_diffusion.linspace(double precision, double precision, int) is
-  'torch.linspace in single precision: steps numbers evenly spaced from first to last, numbered from 0.';
-
-create function sql_diffusion.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
-language sql immutable strict parallel safe rows 1000
-begin atomic
-  select sql_diffusion.check_scheduler(config);
   with setting as (
     select (c ->> 'num_train_timesteps')::int as steps,
-           c ->> 'beta_schedule' as kind,
+           case when jsonb_typeof(c -> 'trained_betas') = 'array' then 'trained' else c ->> 'beta_schedule' end as kind,
+           c -> 'trained_betas' as trained_betas,
            (c ->> 'beta_start')::double precision as beta_start,
-           (c ->> 'beta_end')::double precision as beta_end
-    from sql_diffusion.scheduler_config(config) as c
+           (c ->> 'beta_end')::double precision as beta_end,
+           coalesce((c ->> 'rescale_betas_zero_snr')::boolean, false) as rescaled
+    from (values (config)) complete (c)
   ),
   betas (timestep, beta) as (
     select line.i, line.value
@@ -158,20 +189,51 @@ begin atomic
     select line.i, (1 / (1 + exp(-line.value::double precision)))::real * (s.beta_end - s.beta_start)::real + s.beta_start::real
     from setting s, sql_diffusion.linspace(-6, 6, s.steps) line
     where s.kind = 'sigmoid'
+    union all
+    select (b.ordinality - 1)::int, b.beta::real
+    from setting s, jsonb_array_elements_text(s.trained_betas) with ordinality b (beta)
+    where s.kind = 'trained'
+  ),
+  -- Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), algorithm 1: shifted and scaled, so that nothing is left at the end.
+  roots as (
+    select b.timestep, sqrt((sql_diffusion.product((1::real - b.beta)::double precision) over (order by b.timestep))::real)::real as root
+    from betas b, setting s
+    where s.rescaled
+  ),
+  shifted as (
+    select r.timestep, (r.root - e.last) * (e.first / (e.first - e.last)) as root
+    from roots r,
+         (select (array_agg(r.root order by r.timestep))[1] as first, (array_agg(r.root order by r.timestep desc))[1] as last from roots r) e
+  ),
+  rescaled as (
+    select b.timestep, b.beta
+    from betas b, setting s
+    where not s.rescaled
+    union all
+    select r.timestep, 1::real - r.root * r.root / coalesce(lag(r.root * r.root) over (order by r.timestep), 1)
+    from shifted r
   )
   select b.timestep, b.beta, (sql_diffusion.product((1::real - b.beta)::double precision) over (order by b.timestep))::real
-  from betas b
+  from rescaled b
   order by b.timestep;
+end;
+comment on function sql_diffusion.noise_schedule_core(jsonb) is 'noise_schedule of a configuration that is complete and checked.';
+
+create function sql_diffusion.noise_schedule(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)
+language sql immutable strict parallel safe rows 1000
+begin atomic
+  select sql_diffusion.check_scheduler(config);
+  select n.timestep, n.beta, n.alpha_cumprod
+  from sql_diffusion.noise_schedule_core(sql_diffusion.scheduler_config(config)) n;
 end;
 comment on function sql_diffusion.noise_schedule(jsonb) is
   'The noise that training added, of a scheduler''s configuration: for each timestep its beta (the variance of the noise added there) and alpha_cumprod, the share of the '
   'picture''s variance that is left, the product of 1 - beta up to there. Denoising Diffusion Probabilistic Models (arXiv 2006.11239), equations 2 and 4.';
-
 create function sql_diffusion.check_timesteps(config jsonb, num_inference_steps int, timesteps int[], eta real) returns boolean
 language sql immutable parallel safe
 begin atomic
   with setting as (
-    select (sql_diffusion.scheduler_config(config) ->> 'num_train_timesteps')::int as train_steps
+    select (config ->> 'num_train_timesteps')::int as train_steps
   )
   select case
            when num_inference_steps is not null and timesteps is not null
@@ -189,8 +251,8 @@ begin atomic
                                                      (select t from unnest(timesteps) t where t not between 0 and s.train_steps - 1 limit 1), s.train_steps - 1))
            when exists (select from (select t.t, lag(t.t) over (order by t.ordinality) as before from unnest(timesteps) with ordinality t (t)) pair where pair.t >= pair.before)
            then sql_diffusion.fail(format('timesteps is %s, expected descending numbers', timesteps))
-           when eta is null or not eta between 0 and 1
-           then sql_diffusion.fail(format('eta is %s, expected from 0 to 1', coalesce(eta::text, 'null')))
+           when not eta between 0 and 1
+           then sql_diffusion.fail(format('eta is %s, expected from 0 to 1', eta))
            else true
          end
   from setting s;
@@ -198,173 +260,165 @@ end;
 comment on function sql_diffusion.check_timesteps(jsonb, int, int[], real) is
   'True for steps that a schedule can be made of, otherwise an error (22023) that names the argument.';
 
-create function sql_diffusion.inference_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)
-language sql immutable strict parallel safe rows 50
-begin atomic
-  select sql_diffusion.check_scheduler(config),
-         sql_diffusion.check_timesteps(config, num_inference_steps, null, 0::real);
-  with setting as (
-    select (c ->> 'num_train_timesteps')::int as train_steps,
-           c ->> 'timestep_spacing' as spacing,
-           (c ->> 'steps_offset')::int as steps_offset,
-           (c ->> 'num_train_timesteps')::double precision / num_inference_steps as ratio
-    from sql_diffusion.scheduler_config(config) as c
-  )
-  select i + 1,
-         case s.spacing
-           when 'leading' then (num_inference_steps - 1 - i) * (s.train_steps / num_inference_steps) + s.steps_offset
-           when 'linspace' then
-             round((num_inference_steps - 1 - i) * ((s.train_steps - 1) / greatest(num_inference_steps - 1, 1)::double precision))::int
-           -- numpy.arange takes the difference of its first two values for its step.
-           when 'trailing' then round(s.train_steps + i * (s.train_steps - s.ratio - s.train_steps))::int - 1
-         end
-  from setting s, generate_series(0, num_inference_steps - 1) as i
-  order by i;
-end;
-comment on function sql_diffusion.inference_timesteps(jsonb, int) is
-  'The timesteps that num_inference_steps of sampling visit, highest first, by the configuration''s timestep_spacing. '
-  'Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), table 2.';
-
-create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text, num_inference_steps int default null, timesteps int[] default null, eta real default 0)
+create function sql_diffusion.schedule_of(config jsonb, num_inference_steps int, timesteps int[], eta real, strength double precision)
   returns setof sql_diffusion.schedule_step
 language sql immutable parallel safe rows 50
 set jit to off
 begin atomic
   select sql_diffusion.check_scheduler(config),
-         sql_diffusion.check_timesteps(config, num_inference_steps, timesteps, eta);
-  with setting as materialized (
-    select sql_diffusion.scheduler_name(scheduler) as sampler,
-           c ->> 'prediction_type' as prediction_type,
-           c ->> 'variance_type' as variance_type,
-           (c ->> 'num_train_timesteps')::int as train_steps,
-           case when (c ->> 'clip_sample')::boolean then (c ->> 'clip_sample_range')::real end as clip_range,
-           (c ->> 'set_alpha_to_one')::boolean as set_alpha_to_one
-    from sql_diffusion.scheduler_config(config) as c
-  ),
-  noise as materialized (
-    select n.timestep, n.alpha_cumprod
-    from sql_diffusion.noise_schedule(config) n
-  ),
-  visited (step, timestep) as (
-    select v.step, v.timestep
-    from sql_diffusion.inference_timesteps(config, num_inference_steps) v
-    union all
-    select t.ordinality::int, t.t
-    from unnest(timesteps) with ordinality t (t)
-  ),
-  checked as (
-    select v.step, v.timestep,
-           -- DDIM steps down by a fixed stride where it is given a number of steps; otherwise a step leads to the next in the list.
-           case when s.sampler = 'ddim' and timesteps is null then v.timestep - s.train_steps / num_inference_steps
-                else lead(v.timestep, 1, -1) over (order by v.step) end as previous_timestep,
-           case when v.timestep >= s.train_steps
-                then sql_diffusion.fail(format('scheduler: steps_offset leads to timestep %s, expected at most %s', v.timestep, s.train_steps - 1), errcode => '0A000') end
-    from visited v, setting s
-  ),
-  -- Ho et al. section 2 with alpha_prod for the paper's alpha-bar and beta_prod for one less it. Below timestep 0 lies the picture, alpha-bar 1.
-  alphas as (
-    select v.step, v.timestep, v.previous_timestep, s.sampler, s.prediction_type, s.variance_type, s.clip_range,
-           a.alpha_prod, p.alpha_prod_prev,
-           1::real - a.alpha_prod as beta_prod,
-           1::real - p.alpha_prod_prev as beta_prod_prev,
-           a.alpha_prod / p.alpha_prod_prev as alpha,
-           1::real - a.alpha_prod / p.alpha_prod_prev as beta
-    from checked v,
-         setting s,
-         lateral (select n.alpha_cumprod as alpha_prod from noise n where n.timestep = v.timestep) a,
-         lateral (
-           select coalesce(
-             (select n.alpha_cumprod from noise n where n.timestep = v.previous_timestep),
-             (select n.alpha_cumprod from noise n where n.timestep = 0 and s.sampler = 'ddim' and not s.set_alpha_to_one),
-             1::real) as alpha_prod_prev
-         ) p
-  ),
-  roots as (
-    select a.step, a.timestep, a.previous_timestep, a.sampler, a.prediction_type, a.variance_type, a.clip_range, a.beta_prod, a.beta_prod_prev, a.alpha, a.beta,
-           sqrt(a.alpha_prod)::real as sqrt_alpha_prod,
-           sqrt(a.beta_prod)::real as sqrt_beta_prod,
-           sqrt(a.alpha_prod_prev)::real as sqrt_alpha_prod_prev,
-           -- the variance of the posterior, Ho et al. equation 7; DDIM equation 16 has the same
-           a.beta_prod_prev / a.beta_prod * a.beta as variance
-    from alphas a
-  ),
-  direction as (
-    select r.step, r.timestep, r.previous_timestep, r.sampler, r.prediction_type, r.variance_type, r.clip_range, r.beta_prod, r.beta_prod_prev, r.alpha, r.beta,
-           r.sqrt_alpha_prod, r.sqrt_beta_prod, r.sqrt_alpha_prod_prev, r.variance, noise.sigma,
-           -- the length of DDIM's "direction pointing to x_t", equation 12
-           sqrt(greatest(r.beta_prod_prev - noise.sigma * noise.sigma, 0::real))::real as length
-    from roots r,
-         lateral (select eta * sqrt(r.variance)::real as sigma) noise
+         sql_diffusion.check_timesteps(config, num_inference_steps, timesteps, eta),
+         case
+           when timesteps is not null and (config ->> 'use_karras_sigmas')::boolean
+           then sql_diffusion.fail('timesteps are given, expected num_inference_steps, because use_karras_sigmas chooses the timesteps')
+           when timesteps is not null and (config ->> 'use_exponential_sigmas')::boolean
+           then sql_diffusion.fail('timesteps are given, expected num_inference_steps, because use_exponential_sigmas chooses the timesteps')
+           when eta <> 0 and not (sql_diffusion.scheduler_of(config ->> '_class_name')).uses_eta
+           then sql_diffusion.fail(format('eta is %s, but the scheduler %s does not use it', eta, sql_diffusion.scheduler_name(config ->> '_class_name')),
+                                   'These do: ' || (select string_agg(s.name, ', ' order by s.name) from sql_diffusion.schedulers() s where s.uses_eta) || '.')
+           when strength is null or not (strength > 0 and strength <= 1) or floor(strength * coalesce(num_inference_steps, cardinality(timesteps))) < 1
+           then sql_diffusion.fail(format('strength is %s, expected from %s to 1: at least one of %s steps', coalesce(strength::text, 'null'),
+                                          round(1 / coalesce(num_inference_steps, cardinality(timesteps))::numeric, 3), coalesce(num_inference_steps, cardinality(timesteps))))
+         end;
+  with passes as materialized (
+    select (r).step, (r).timestep, r
+    from (select coalesce(num_inference_steps, cardinality(timesteps)) as steps) count,
+         lateral sql_diffusion.scheduler_rows(
+           config, (select array_agg(n.alpha_cumprod order by n.timestep) from sql_diffusion.noise_schedule_core(config) n),
+           num_inference_steps, timesteps, eta, count.steps - least(floor(strength * count.steps)::int, count.steps)) r
   )
-  select d.step, d.timestep, d.previous_timestep,
-         -- Ho et al. equation 15; Progressive Distillation (arXiv 2202.00512) appendix D for v.
-         case d.prediction_type when 'epsilon' then 1::real / d.sqrt_alpha_prod when 'sample' then 0::real when 'v_prediction' then d.sqrt_alpha_prod end,
-         case d.prediction_type when 'epsilon' then -d.sqrt_beta_prod / d.sqrt_alpha_prod when 'sample' then 1::real when 'v_prediction' then -d.sqrt_beta_prod end,
-         d.clip_range,
-         -- DDPM: the posterior's mean, Ho et al. equation 7. DDIM: equation 12, with the noise written through sample and output.
-         case d.sampler when 'ddpm' then d.sqrt_alpha_prod_prev * d.beta / d.beta_prod else d.sqrt_alpha_prod_prev end,
-         case when d.sampler = 'ddpm' then sqrt(d.alpha)::real * d.beta_prod_prev / d.beta_prod
-              when d.prediction_type = 'epsilon' then 0::real
-              when d.prediction_type = 'sample' then d.length / d.sqrt_beta_prod
-              when d.prediction_type = 'v_prediction' then d.length * d.sqrt_beta_prod end,
-         case when d.sampler = 'ddpm' then 0::real
-              when d.prediction_type = 'epsilon' then d.length
-              when d.prediction_type = 'sample' then -d.length * d.sqrt_alpha_prod / d.sqrt_beta_prod
-              when d.prediction_type = 'v_prediction' then d.length * d.sqrt_alpha_prod end,
-         case when d.sampler = 'ddim' then d.sigma
-              when d.timestep = 0 then 0::real
-              when d.variance_type like 'fixed_small%' then sqrt(greatest(d.variance, 1e-20::real))::real
-              when d.variance_type like 'fixed_large%' then sqrt(d.beta)::real end,
-         case d.sampler when 'ddpm' then d.timestep > 0 else eta > 0 end
-  from direction d
-  order by d.step;
+  select r.r
+  from passes r
+  where r.timestep < (config ->> 'num_train_timesteps')::int
+     or r.timestep is null
+     or sql_diffusion.fail(format('scheduler: steps_offset leads to timestep %s, expected at most %s', r.timestep, (config ->> 'num_train_timesteps')::int - 1), errcode => '0A000')
+  order by r.step;
 end;
-comment on function sql_diffusion.scheduler_timesteps(jsonb, text, int, int[], real) is
-  'The schedule of a sampler (ddpm or ddim) with a scheduler''s configuration, for a number of steps or for explicit timesteps (descending): one row a step. '
-  'eta (0 to 1) is the share of fresh noise in DDIM; DDPM ignores it. Errors: 22023 for wrong steps, 0A000 for an unsupported setting.';
+comment on function sql_diffusion.schedule_of(jsonb, int, int[], real, double precision) is 'scheduler_timesteps of a complete configuration, which it checks.';
 
-create function sql_diffusion.scheduler_step(model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step,
-    out prev_sample real[], out pred_original_sample real[])
+create function sql_diffusion.scheduler_timesteps(config jsonb, scheduler text default null, num_inference_steps int default null, timesteps int[] default null,
+    eta real default null, strength double precision default 1)
+  returns setof sql_diffusion.schedule_step
+language sql immutable parallel safe rows 50
+begin atomic
+  select s
+  from sql_diffusion.schedule_of(sql_diffusion.scheduler_config(config, scheduler), num_inference_steps, timesteps, eta, strength) s;
+end;
+comment on function sql_diffusion.scheduler_timesteps(jsonb, text, int, int[], real, double precision) is
+  'A schedule, one row a pass of the network, for a number of steps or for explicit timesteps (descending). config: a scheduler''s configuration, such as a model has; scheduler: another scheduler or '
+  'settings to lay over it (see scheduler_config). eta (0 to 1): the share of fresh noise in ddim, the gamma of tcd; NULL for diffusers'' default. strength: the share of the steps that are taken, the last ones, '
+  'of a picture that is changed. Errors: 22023 for wrong steps or an unknown scheduler, 0A000 for an unsupported setting.';
+
+create function sql_diffusion.scheduler_step(model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step, memory real[] default null,
+    out prev_sample real[], out pred_original_sample real[], out next_memory real[])
 language sql immutable parallel safe
 begin atomic
   select sql_diffusion.check_tensor(sample, 'scheduler_step: sample'),
          sql_diffusion.check_tensor(model_output, 'scheduler_step: model_output'),
          sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample'),
-         case when coalesce(abs((step).original_from_sample)::double precision + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
+         case when coalesce(abs((step).original_from_sample) + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
                             + abs((step).output_coefficient) + abs((step).noise_coefficient), 'infinity') >= 'infinity'
-                   or (step).draws_noise is null or not coalesce((step).clip_range >= 0, true) then
+                   or (step).draws_noise is null or not coalesce((step).clip_range >= 0, true)
+                   or not coalesce((step).threshold_ratio between 0 and 1 and (step).threshold_max > 0, (step).threshold_ratio is null)
+                   or coalesce(cardinality((step).memory_coefficients), 9) > 5
+                   or cardinality((step).memory_update) is distinct from cardinality((step).memory_coefficients) * (cardinality((step).memory_coefficients) + 3)
+                   or array_length((step).memory_update, 1) <> cardinality((step).memory_coefficients)
+                   or coalesce((select sum(abs(c)) from unnest((step).memory_coefficients || array(select unnest((step).memory_update))) c), 0) >= 'infinity'
+                   or array_position((step).memory_coefficients || array(select unnest((step).memory_update)), null) is not null then
            sql_diffusion.fail(format('scheduler_step: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null')))
          end;
   select case when (step).draws_noise then sql_diffusion.check_tensor(noise, 'scheduler_step: noise') end,
          case when (step).draws_noise then sql_diffusion.check_same_shape(noise, sample, 'scheduler_step: noise', 'sample') end,
+         case when memory is not null and sql_diffusion.shape(memory) is distinct from cardinality((step).memory_coefficients) || sql_diffusion.shape(sample)
+              then sql_diffusion.fail(format('scheduler_step: memory has shape %s, expected %s', coalesce(sql_diffusion.shape(memory)::text, '{}'),
+                                             cardinality((step).memory_coefficients) || sql_diffusion.shape(sample))) end,
          sql_diffusion.check_values(sample, 'scheduler_step: sample'),
          sql_diffusion.check_values(model_output, 'scheduler_step: model_output'),
-         case when (step).draws_noise then sql_diffusion.check_values(noise, 'scheduler_step: noise') end;
-  with element as (
+         case when (step).draws_noise then sql_diffusion.check_values(noise, 'scheduler_step: noise') end,
+         case when memory is not null then sql_diffusion.check_values(memory, 'scheduler_step: memory') end;
+  with remembered as materialized (
+    select array(select unnest(memory)) as flat, cardinality(sample) as n
+  ),
+  element as (
     select unnest(sample) as x,
            unnest(model_output) as output,
-           unnest(case when (step).draws_noise then noise else array_fill(0::real, array[cardinality(sample)]) end) as noise
+           unnest(case when (step).draws_noise then noise else array_fill(0::real, array[r.n]) end) as noise,
+           unnest(r.flat[1 : r.n]) as memory_1,
+           unnest(r.flat[r.n + 1 : 2 * r.n]) as memory_2,
+           unnest(r.flat[2 * r.n + 1 : 3 * r.n]) as memory_3,
+           unnest(r.flat[3 * r.n + 1 : 4 * r.n]) as memory_4,
+           unnest(r.flat[4 * r.n + 1 : 5 * r.n]) as memory_5
+    from remembered r
   ),
   guess as (
-    select e.x, e.output, e.noise,
-           -- Clipping keeps the guess in the range of pictures; least and greatest pass over a NULL range.
-           greatest(least((step).original_from_sample::double precision * e.x + (step).original_from_output::double precision * e.output, (step).clip_range), -(step).clip_range) as original
+    select e.x, e.output, e.noise, e.memory_1, e.memory_2, e.memory_3, e.memory_4, e.memory_5,
+           (step).original_from_sample * e.x + (step).original_from_output * e.output as original
     from element e
   ),
+  -- Dynamic thresholding, Imagen (arXiv 2205.11487), section 2.3: clipped where most values end, and scaled to within -1 to 1.
+  bound as materialized (
+    select case when (step).threshold_ratio is not null
+                then least(greatest((select percentile_cont((step).threshold_ratio) within group (order by abs(g.original)) from guess g), 1), (step).threshold_max) end as threshold
+  ),
+  clipped as (
+    select g.x, g.output, g.noise, g.memory_1, g.memory_2, g.memory_3, g.memory_4, g.memory_5,
+           -- Clipping keeps the guess in the range of pictures; least and greatest pass over a NULL range.
+           greatest(least(g.original, coalesce(b.threshold, (step).clip_range)), -coalesce(b.threshold, (step).clip_range)) / coalesce(b.threshold, 1) as original
+    from guess g, bound b
+  ),
   updated as (
-    select array_agg(g.original::real) as original,
-           array_agg(((step).original_coefficient * g.original
-                                 + (step).sample_coefficient::double precision * g.x
-                                 + (step).output_coefficient::double precision * g.output
-                                 + (step).noise_coefficient::double precision * g.noise)::real) as prev
-    from guess g
+    select array_agg(c.original::real) as original,
+           array_agg(((step).original_coefficient * c.original
+                                 + (step).sample_coefficient * c.x
+                                 + (step).output_coefficient * c.output
+                                 + (step).noise_coefficient * c.noise
+                                 + coalesce((step).memory_coefficients[1] * c.memory_1, 0)
+                                 + coalesce((step).memory_coefficients[2] * c.memory_2, 0)
+                                 + coalesce((step).memory_coefficients[3] * c.memory_3, 0)
+                                 + coalesce((step).memory_coefficients[4] * c.memory_4, 0)
+                                 + coalesce((step).memory_coefficients[5] * c.memory_5, 0))::real) as prev
+    from clipped c
+  ),
+  kept as (
+    select array(select unnest(array_agg(
+             (select array_agg(((step).memory_update[k][1] * c.original
+                                           + (step).memory_update[k][2] * c.x
+                                           + (step).memory_update[k][3] * c.output
+                                           + coalesce((step).memory_update[k][4] * c.memory_1, 0)
+                                           + coalesce((step).memory_update[k][5] * c.memory_2, 0)
+                                           + coalesce((step).memory_update[k][6] * c.memory_3, 0)
+                                           + coalesce((step).memory_update[k][7] * c.memory_4, 0)
+                                           + coalesce((step).memory_update[k][8] * c.memory_5, 0))::real)
+              from clipped c) order by k))) as memory
+    from generate_subscripts((step).memory_update, 1) as k
   )
-  select sql_diffusion.with_shape(u.prev, sql_diffusion.shape(sample)), sql_diffusion.with_shape(u.original, sql_diffusion.shape(sample))
-  from updated u;
+  select sql_diffusion.with_shape(u.prev, sql_diffusion.shape(sample)),
+         sql_diffusion.with_shape(u.original, sql_diffusion.shape(sample)),
+         case when cardinality((step).memory_coefficients) > 0
+              then sql_diffusion.with_shape(k.memory, cardinality((step).memory_coefficients) || sql_diffusion.shape(sample)) end
+  from updated u, kept k;
 end;
-comment on function sql_diffusion.scheduler_step(real[], real[], real[], sql_diffusion.schedule_step) is
-  'One update of a sampler: from the network''s output, the sample and fresh noise (all of one shape; noise may be NULL where the step draws none) to the sample of the '
-  'previous timestep, and the guess of the picture without noise. Ho et al. (arXiv 2006.11239) equations 7 and 15; Song et al. (arXiv 2010.02502) equation 12.';
+comment on function sql_diffusion.scheduler_step(real[], real[], real[], sql_diffusion.schedule_step, real[]) is
+  'One update of a sampler: from the network''s output, the sample, fresh noise (all of one shape; noise may be NULL where the step draws none) and what the step before gave to remember '
+  '(that many tensors; NULL at first) to the sample of the previous timestep, the guess of the picture without noise, and what to remember. '
+  'The sums are those of the row: see schedule_step. Ho et al. (arXiv 2006.11239) equations 7 and 15; Song et al. (arXiv 2010.02502) equation 12; each scheduler''s own.';
+
+create function sql_diffusion.add_noise_at(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
+language sql immutable parallel safe
+begin atomic
+  select sql_diffusion.check_tensor(original, 'add_noise_at: original'),
+         sql_diffusion.check_tensor(noise, 'add_noise_at: noise'),
+         sql_diffusion.check_same_shape(noise, original, 'add_noise_at: noise', 'original'),
+         sql_diffusion.check_values(original, 'add_noise_at: original'),
+         sql_diffusion.check_values(noise, 'add_noise_at: noise'),
+         case when coalesce(abs((step).added_original) + abs((step).added_noise), 'infinity') >= 'infinity'
+              then sql_diffusion.fail(format('add_noise_at: step is %s, expected a row of scheduler_timesteps', coalesce(step::text, 'null'))) end;
+  select sql_diffusion.with_shape(
+           (select array_agg(((step).added_original * e.original + (step).added_noise * e.noise)::real)
+            from (select unnest(original) as original, unnest(noise) as noise) e),
+           sql_diffusion.shape(original));
+end;
+comment on function sql_diffusion.add_noise_at(real[], real[], sql_diffusion.schedule_step) is
+  'A picture (values -1 to 1) with as much noise as sampling that begins at this row of a schedule expects. Ho et al. (arXiv 2006.11239), equation 4.';
 
 create function sql_diffusion.training_timestep(model text, timestep int) returns sql_diffusion.schedule_step
 language sql stable parallel safe

@@ -24,55 +24,55 @@ end;
 comment on function sql_diffusion.choose_backend(text) is
   'sql or numpy: the backend that is asked for, else the setting sql_diffusion.backend, else auto, which is numpy where that extension is installed.';
 
--- The other extension may not be there, and SQL binds names when a function is made: PL/pgSQL, which binds them at
--- the first call, carries the call over. What may lead to PL/Python is parallel unsafe: before PostgreSQL 17 that cannot run
--- a query in a parallel plan.
+-- The other extension may not be there. SQL in a string binds names when it is called, so what it names need not exist before; and
+-- a function that stands in the list of a SELECT gives its rows one by one, where one in FROM gives none before the last is made. What
+-- may lead to PL/Python is parallel unsafe: before PostgreSQL 17 that cannot run a query in a parallel plan.
+set local check_function_bodies to off;
 
 create function sql_diffusion.numpy_steps(seed bigint, model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
-  returns table (step int, timestep int, sample real[], pred_original_sample real[])
-language plpgsql stable parallel unsafe rows 50
-set search_path to pg_catalog, pg_temp
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language sql stable parallel unsafe rows 50
 as $$
-begin
-  return query
-    select s.step, s.timestep, s.sample, s.pred_original_sample
-    from sql_diffusion_numpy.ddpm_steps(numpy_steps.seed, numpy_steps.model, numpy_steps.num_inference_steps, numpy_steps.timesteps, numpy_steps.scheduler, numpy_steps.eta) s;
-end
+  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
+  from (select sql_diffusion_numpy.ddpm_steps(numpy_steps.seed, numpy_steps.model, numpy_steps.num_inference_steps, numpy_steps.timesteps, numpy_steps.scheduler, numpy_steps.eta) as row
+        offset 0) s
 $$;
 comment on function sql_diffusion.numpy_steps(bigint, text, int, int[], text, real) is 'Calls sql_diffusion_numpy.ddpm_steps with the same arguments.';
 
 create function sql_diffusion.numpy_generate(seeds bigint[], model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
   returns table (seed bigint, image real[])
-language plpgsql stable parallel unsafe rows 10
-set search_path to pg_catalog, pg_temp
+language sql stable parallel unsafe rows 10
 as $$
-begin
-  return query
-    select g.seed, g.image
-    from sql_diffusion_numpy.ddpm_generate(numpy_generate.seeds, numpy_generate.model, numpy_generate.num_inference_steps, numpy_generate.timesteps, numpy_generate.scheduler, numpy_generate.eta) g;
-end
+  select (g.row).seed, (g.row).image
+  from (select sql_diffusion_numpy.ddpm_generate(numpy_generate.seeds, numpy_generate.model, numpy_generate.num_inference_steps, numpy_generate.timesteps, numpy_generate.scheduler, numpy_generate.eta) as row
+        offset 0) g
 $$;
 comment on function sql_diffusion.numpy_generate(bigint[], text, int, int[], text, real) is 'Calls sql_diffusion_numpy.ddpm_generate with the same arguments.';
 
+set local check_function_bodies to on;
+
 create function @extschema@.ddpm_steps(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0, backend text default null)
-  returns table (step int, timestep int, sample real[], pred_original_sample real[])
+    scheduler text default null, eta real default null, backend text default null)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
   from sql_diffusion.ddpm_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
-  select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.numpy_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) s
-  where sql_diffusion.choose_backend(backend) = 'numpy';
+  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
+  from (
+    select sql_diffusion.numpy_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) s;
 end;
 comment on function @extschema@.ddpm_steps(bigint, text, int, int[], text, real, text) is
-  'Watch a picture come out of the noise: one row a step as it is done, with the sample it leads to and the guess of the finished one '
+  'Watch a picture come out of the noise: one row a pass of the network as it is done, with the sample it leads to and the guess of the finished one '
   '(channels, height, width, values about -1 to 1; sql_diffusion.denormalize makes a picture of either). Arguments as for ddpm_generate.';
 
 create function @extschema@.ddpm_generate(seeds bigint[], model text default null, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0, backend text default null)
+    scheduler text default null, eta real default null, backend text default null)
   returns table (seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 begin atomic
@@ -80,15 +80,18 @@ begin atomic
   from sql_diffusion.ddpm_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
-  select g.seed, g.image
-  from sql_diffusion.numpy_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) g
-  where sql_diffusion.choose_backend(backend) = 'numpy';
+  select (g.row).seed, (g.row).image
+  from (
+    select sql_diffusion.numpy_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) g;
 end;
 comment on function @extschema@.ddpm_generate(bigint[], text, int, int[], text, real, text) is
   'Pictures of several seeds, one row (seed, image) each, in their order; each is the picture that its seed gives alone. Arguments as for one seed.';
 
 create function @extschema@.ddpm_generate(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default 0, backend text default null) returns real[]
+    scheduler text default null, eta real default null, backend text default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
@@ -96,5 +99,6 @@ begin atomic
 end;
 comment on function @extschema@.ddpm_generate(bigint, text, int, int[], text, real, text) is
   'A picture (channels, height, width, values 0 to 1) out of noise. seed: any bigint, the noise is torch''s for it. model: by default the setting sql_diffusion.model, '
-  'else the bundled butterflies. num_inference_steps or timesteps (descending): by default the model''s own schedule. scheduler: ddpm or ddim. eta: 0 to 1, the share of '
-  'fresh noise in ddim. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint and seed, to within one grey level.';
+  'else the bundled butterflies. num_inference_steps or timesteps (descending): by default the model''s own schedule. scheduler: ddpm, ddim, euler, dpmsolver++ or another of '
+  'sql_diffusion.schedulers(), or settings in JSON ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true}). eta: 0 to 1, the share of '
+  'fresh noise in ddim, the gamma of tcd. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint and seed, to within one grey level.';

@@ -9,7 +9,6 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +165,6 @@ REFUSED = [
     "add_noise('{1}', '{1,2}', 5, 'random')",
     "add_noise('{1}', '{1}', 1000, 'random')",
     "predict_original_sample('{1}', '{1,2}', 5, 'random')",
-    "scheduler_timesteps('{\"_class_name\": \"DDPMScheduler\"}', 'euler', 5)",
-    "scheduler_timesteps('{\"_class_name\": \"DDPMScheduler\"}', 'ddpm', 0)",
-    "scheduler_timesteps('{\"_class_name\": \"DDPMScheduler\"}', 'ddpm', timesteps => '{1,2}')",
-    "scheduler_timesteps('{\"_class_name\": \"EulerScheduler\"}', 'ddpm', 5)",
     "ddpm_generate(null::bigint, 'random')",
     "ddpm_generate(1, 'nobody')",
     "ddpm_generate(1, null)",
@@ -334,49 +329,16 @@ def test_pictures_of_the_real_shape_are_those_of_diffusers(
         assert np.abs(np.array(image).transpose(1, 2, 0) - theirs).max() < 1 / 255
 
 
-SCHEDULERS: list[dict[str, Any]] = [
-    {},
-    {"beta_schedule": "scaled_linear", "variance_type": "fixed_large", "timestep_spacing": "trailing"},
-    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "linspace"},
-    {"beta_schedule": "sigmoid", "prediction_type": "sample", "clip_sample": False, "num_train_timesteps": 333},
-    {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample_range": 2.5, "variance_type": "fixed_large_log"},
-]
-
-
-@pytest.mark.parametrize("config", SCHEDULERS, ids=str)
-def test_schedules_are_their_twins(server: Connection, rng: np.random.Generator, config: dict[str, Any]) -> None:
-    text = json.dumps({"_class_name": "DDPMScheduler", **config})
-    steps = int(rng.integers(1, 60))
-
-    def both(call: str, *arguments: Any) -> Iterator[tuple[Any, Any]]:
-        theirs, ours = (
-            server.execute(f"select * from {schema}.{call}", arguments).fetchall()
-            for schema in ("sql_diffusion", "sql_diffusion_numpy")
-        )
-        assert ours
-        yield from zip(ours, theirs, strict=True)
-
-    for ours, theirs in both("noise_schedule(%s)", text):
-        assert ours == pytest.approx(theirs, rel=1e-6)
-    for ours, theirs in both("inference_timesteps(%s, %s)", text, steps):
-        assert ours == theirs
-    for sampler in ("ddpm", "ddim"):
-        for arguments in (("num_inference_steps => %s", steps), ("timesteps => %s", [300, 120, 60, 0])):
-            call = f"scheduler_timesteps(%s, %s, {arguments[0]}, eta => 0.4)"
-            for ours, theirs in both(call, text, sampler, arguments[1]):
-                assert ours[:3] == theirs[:3]
-                assert ours[-1] == theirs[-1]
-                assert ours[5] == theirs[5]  # clip_range, which may be null
-                assert ours[3:5] + ours[6:-1] == pytest.approx(theirs[3:5] + theirs[6:-1], rel=1e-5, abs=1e-7)
-                update = "scheduler_step(%s::real[], %s::real[], %s::real[], %s::sql_diffusion.schedule_step)"
-                tensors = [array(rng, 2, 3) for _ in range(3)]
-                row = "(" + ",".join("" if field is None else str(field) for field in theirs) + ")"
-                for our, their in both(update, *tensors, row):
-                    for ours_, theirs_ in zip(our, their, strict=True):
-                        assert relative_error(ours_, np.array(theirs_)) < 1e-5
-
-
-@pytest.mark.parametrize("arguments", ["4", "3, scheduler => 'ddim', eta => 0.5", "timesteps => '{500,250,125,60}'"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "4",
+        "3, scheduler => 'ddim', eta => 0.5",
+        "timesteps => '{500,250,125,60}'",
+        "3, scheduler => 'sde-dpmsolver++'",
+        "2, scheduler => 'heun'",
+    ],
+)
 def test_pictures_are_those_of_sql(server: Connection, rng: np.random.Generator, arguments: str) -> None:
     insert_model(server, "random", random_unet(rng))
     seeds = [int(seed) for seed in rng.integers(-(2**62), 2**62, 3)]
@@ -844,3 +806,21 @@ def test_doctor(server: Connection) -> None:
     assert "GFLOP/s" in rows["blas"][1]
     version = value(server, "select extversion from pg_extension where extname = 'sql_diffusion_numpy'")
     assert rows["version"] == ("ok", version)
+
+
+@pytest.mark.parametrize("backend", ["sql", "numpy"])
+def test_the_first_step_comes_while_the_rest_is_still_to_be_made(
+    server: Connection, rng: np.random.Generator, backend: str
+) -> None:
+    insert_model(server, "random", random_unet(rng))
+    server.execute("set cursor_tuple_fraction to 1")  # as psql's FETCH_COUNT has it at worst
+    call = f"select step from ddpm_steps(1, 'random', 40, backend => '{backend}')"
+    server.execute(call).fetchall()  # the model is read
+    with server.cursor("steps") as cursor:
+        began = time.monotonic()
+        cursor.execute(call)
+        assert cursor.fetchmany(1) == [(1,)]
+        first = time.monotonic() - began
+        assert len(cursor.fetchall()) == 39
+        whole = time.monotonic() - began
+    assert first < whole / 4

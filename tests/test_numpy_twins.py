@@ -13,8 +13,14 @@ NOT_COMPUTING = [
     # checks, which the twins call or say again
     "fail", "check_%",
     # what is read of tables and configurations
-    "choose_backend", "component_config", "default_model", "generation_schedule", "sample_shape", "scheduler_config",
-    "scheduler_name", "training_timestep", "unet_config", "unet_convolutions", "unet_parameters", "unet_plan",
+    "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
+    "schedulers", "training_timestep",
+    # networks as rows
+    "network_%", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
+    "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
+    # schedules, which are computed in one place, SQL
+    "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
+    "timestep_of_sigma", "unipc_weights",
     # weights as pure SQL wants them
     "pack", "unpack",
     # the way to the other backend
@@ -26,7 +32,7 @@ NOT_COMPUTING = [
 # Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
 STEPS = [
     "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "embedding_%", "gelu_factor", "group_norm_%", "layer_norm_%", "linear_%",
-    "%\\_of_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "shares_of", "slots",
+    "%\\_of_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
 ]  # fmt: skip
 

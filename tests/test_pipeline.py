@@ -180,9 +180,9 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "steps that ascend": ("1, 'random', timesteps => '{1,2}'", "22023", "timesteps is {1,2}, expected descending"),
     "no steps in the list": ("1, 'random', timesteps => '{}'", "22023", "timesteps has 0 dimensions"),
     "an unknown scheduler": (
-        "1, 'random', scheduler => 'euler'",
+        "1, 'random', scheduler => 'nosuch'",
         "22023",
-        "scheduler is 'euler', expected ddpm or ddim",
+        "scheduler is 'nosuch', expected ddim, ddpm, dpmsolver",
     ),
     "eta": ("1, 'random', 2, scheduler => 'ddim', eta => 2", "22023", "eta is 2, expected from 0 to 1"),
     "no eta": ("1, 'random', 2, eta => null", "22023", "eta is null"),

@@ -224,8 +224,23 @@ REFUSED: dict[str, tuple[str, str]] = {
     "null among them": ("'{}', 'ddpm', null, '{5,null}'", "timesteps has a null element"),
     "beyond training": ("'{}', 'ddpm', null, '{1000,5}'", "timesteps has 1000, expected from 0 to 999"),
     "below zero": ("'{}', 'ddpm', null, '{5,-1}'", "timesteps has -1"),
-    "unknown scheduler": ("'{}', 'euler', 5", "scheduler is 'euler', expected ddpm or ddim"),
-    "no scheduler": ("'{}', null, 5", "scheduler is null"),
+    "unknown scheduler": (
+        "'{}', 'nosuch', 5",
+        "scheduler is 'nosuch', expected ddim, ddpm, dpmsolver, dpmsolver++, euler",
+    ),
+    "unknown setting": (
+        """'{}', '{"_class_name": "LMSDiscreteScheduler", "eta": 1}', 5""",
+        "LMSDiscreteScheduler has no setting eta",
+    ),
+    "eta that is not used": ("'{}', 'euler', 5, eta => 0.5", "eta is 0.5, but the scheduler euler does not use it"),
+    "timesteps twice": (
+        """'{}', '{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}', timesteps => '{5}'""",
+        "because use_karras_sigmas",
+    ),
+    "timesteps of pndm": ("'{}', 'pndm', timesteps => '{5,3}'", "timesteps are given, expected num_inference_steps"),
+    "few steps of pndm": ("'{}', 'pndm', 3", "num_inference_steps is 3, expected at least 4"),
+    "many steps of lcm": ("'{}', 'lcm', 51", "num_inference_steps is 51, expected at most 50"),
+    "no strength": ("'{}', 'ddim', 5, strength => 0.1", "strength is 0.1, expected from 0.200 to 1"),
     "eta": ("'{}', 'ddim', 5, null, 1.5", "eta is 1.5, expected from 0 to 1"),
     "eta not a number": ("'{}', 'ddim', 5, null, 'NaN'", "eta is NaN"),
 }
@@ -240,14 +255,14 @@ def test_wrong_steps_are_refused(connection: Connection, arguments: str, message
 
 
 UNSUPPORTED: dict[str, Any] = {
-    "_class_name": "PNDMScheduler",
+    "_class_name": "DEISMultistepScheduler",
     "beta_schedule": "laplace",
     "trained_betas": [0.1],
     "variance_type": "learned_range",
     "prediction_type": "flow",
-    "thresholding": True,
+    "thresholding": "yes",
     "timestep_spacing": "karras",
-    "rescale_betas_zero_snr": True,
+    "rescale_betas_zero_snr": 1,
     "num_train_timesteps": 0,
     "beta_end": 1.5,
     "clip_sample_range": "1",

@@ -743,55 +743,8 @@ def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
 # Schedulers
 
 
-def _scheduler_config(plpy: Any, config: str) -> schedulers.Config:
-    """The configuration, checked and completed."""
-    query = """select sql_diffusion.check_scheduler($1), sql_diffusion.scheduler_config($1)::text as config"""
-    [row] = session.query(plpy, query, ["jsonb"], [config])
-    complete: schedulers.Config = json.loads(row["config"])
-    return complete
-
-
 @boundary
-def noise_schedule(plpy: Any, config: str) -> Iterator[Any]:
-    betas, alphas_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))
-    for timestep, (beta, alpha_cumprod) in enumerate(zip(betas, alphas_cumprod, strict=True)):
-        yield timestep, float(beta), float(alpha_cumprod)
-
-
-@boundary
-def inference_timesteps(plpy: Any, config: str, count: int) -> Iterator[Any]:
-    complete = _scheduler_config(plpy, config)
-    query = "select sql_diffusion.check_timesteps($1, $2, null, 0::real)"
-    session.query(plpy, query, ["jsonb", "int"], [config, count])
-    yield from enumerate(schedulers.inference_timesteps(complete, count), 1)
-
-
-_CHECK_SCHEDULE = """
-select sql_diffusion.check_scheduler($1),
-       sql_diffusion.check_timesteps($1, $3, $4, $5),
-       sql_diffusion.scheduler_name($2) as name,
-       sql_diffusion.scheduler_config($1)::text as config
-"""
-
-
-def _schedule(
-    plpy: Any, config: str, scheduler: str | None, steps: int | None, timesteps: Any, eta: float | None
-) -> list[schedulers.ScheduleStep]:
-    types = ["jsonb", "text", "int", "int[]", "real"]
-    [row] = session.query(plpy, _CHECK_SCHEDULE, types, [config, scheduler, steps, timesteps, eta])
-    assert eta is not None
-    return schedulers.scheduler_timesteps(json.loads(row["config"]), row["name"], steps, timesteps, eta)
-
-
-@boundary
-def scheduler_timesteps(
-    plpy: Any, config: str, scheduler: str, steps: int | None, timesteps: Any, eta: float
-) -> Iterator[Any]:
-    yield from _schedule(plpy, config, scheduler, steps, timesteps, eta)
-
-
-@boundary
-def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any) -> Any:
+def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any, memory: Any) -> Any:
     x, output = tensor(sample, "scheduler_step: sample"), tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
     row = _schedule_step(plpy, step)
@@ -799,34 +752,78 @@ def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: 
     if row.draws_noise:
         drawn = tensor(noise, "scheduler_step: noise")
         check_same_shape(drawn, x, "scheduler_step: noise", "sample")
-    check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output), noise=(drawn, noise))
-    previous, original = schedulers.scheduler_step(output, x, drawn, row)
-    return {"prev_sample": previous, "pred_original_sample": original}
+    kept = None
+    if memory is not None:
+        kept, expected = np.asarray(memory, np.float32), (len(row.memory_coefficients), *x.shape)
+        if kept.shape != expected or not kept.size:
+            shapes = ["{" + ",".join(map(str, shape)) + "}" for shape in (kept.shape if kept.size else (), expected)]
+            fail(f"scheduler_step: memory has shape {shapes[0]}, expected {shapes[1]}")
+    check_all_values(
+        "scheduler_step",
+        sample=(x, sample), model_output=(output, model_output), noise=(drawn, noise), memory=(kept, memory),
+    )  # fmt: skip
+    previous, original, remembered = schedulers.scheduler_step(
+        output[None], x[None], None if drawn is None else drawn[None], row, None if kept is None else kept[:, None]
+    )
+    return {
+        "prev_sample": previous[0],
+        "pred_original_sample": original[0],
+        "next_memory": None if remembered is None else remembered[:, 0],
+    }
+
+
+_STEP_TYPES = [
+    "int", *["double precision"] * 12, "boolean", *["double precision[]"] * 2, *["double precision"] * 3
+]  # fmt: skip
 
 
 def _schedule_step(plpy: Any, step: dict[str, Any] | None) -> schedulers.ScheduleStep:
     row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
-    coefficients = [
+    sums = [
         getattr(row, field) for field in row._fields if field.startswith(("original_", "sample_", "output_", "noise_"))
     ]
-    whole = row.draws_noise is not None and all(value is not None and np.isfinite(value) for value in coefficients)
-    if not whole or not (row.clip_range is None or row.clip_range >= 0):
-        written = "null"
-        if step is not None:
-            types = ["int"] * 3 + ["real"] * 7 + ["boolean"]
-            places = ", ".join(f"${i + 1}" for i in range(len(types)))
-            query = f"select row({places})::sql_diffusion.schedule_step::text as written"
-            written = session.query(plpy, query, types, list(row))[0]["written"]
-        fail(f"scheduler_step: step is {written}, expected a row of scheduler_timesteps")
+    whole = row.draws_noise is not None and row.memory_coefficients is not None and row.memory_update is not None
+    if whole:
+        count, update = len(row.memory_coefficients), row.memory_update
+        shaped = all(isinstance(line, list) and len(line) == count + 3 for line in update) and len(update) == count
+        whole = shaped and count <= 5
+        sums += row.memory_coefficients + [value for line in update for value in line] if whole else []
+    whole = whole and all(value is not None and np.isfinite(value) for value in sums)
+    bounded = row.clip_range is None or row.clip_range >= 0
+    if row.threshold_ratio is not None:
+        bounded = bounded and 0 <= row.threshold_ratio <= 1 and row.threshold_max is not None and row.threshold_max > 0
+    if not whole or not bounded:
+        fail(f"scheduler_step: step is {_written(plpy, step)}, expected a row of scheduler_timesteps")
     return row
 
 
-def _training_config(plpy: Any, model: str, timestep: int) -> str:
-    session.query(plpy, "select sql_diffusion.component_config($1)", ["text"], [model])
-    [row] = session.query(
-        plpy, "select m.scheduler::text as config from sql_diffusion.models m where m.name = $1", ["text"], [model]
-    )
-    return row["config"]
+def _written(plpy: Any, step: dict[str, Any] | None) -> str:
+    """A row of a schedule as PostgreSQL writes it."""
+    if step is None:
+        return "null"
+    places = ", ".join(f"${i + 1}" for i in range(len(_STEP_TYPES)))
+    query = f"select row({places})::sql_diffusion.schedule_step::text as written"
+    written: str = session.query(plpy, query, _STEP_TYPES, [step[field] for field in schedulers.ScheduleStep._fields])[
+        0
+    ]["written"]
+    return written
+
+
+@boundary
+def add_noise_at(plpy: Any, original: Any, noise: Any, step: Any) -> Any:
+    x, drawn = tensor(original, "add_noise_at: original"), tensor(noise, "add_noise_at: noise")
+    check_same_shape(drawn, x, "add_noise_at: noise", "original")
+    check_all_values("add_noise_at", original=(x, original), noise=(drawn, noise))
+    row = schedulers.ScheduleStep(**(step or dict.fromkeys(schedulers.ScheduleStep._fields)))
+    if any(value is None or not np.isfinite(value) for value in (row.added_original, row.added_noise)):
+        fail(f"add_noise_at: step is {_written(plpy, step)}, expected a row of scheduler_timesteps")
+    return schedulers.add_noise(x, drawn, row)
+
+
+def _training_timestep(plpy: Any, model: str, timestep: int) -> schedulers.ScheduleStep:
+    query = "select (s).* from sql_diffusion.training_timestep($1, $2) s"
+    [row] = session.query(plpy, query, ["text", "int"], [model, timestep])
+    return schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields))
 
 
 @boundary
@@ -834,20 +831,17 @@ def add_noise(plpy: Any, original: Any, noise: Any, timestep: int, model: str) -
     x, drawn = tensor(original, "add_noise: original"), tensor(noise, "add_noise: noise")
     check_same_shape(drawn, x, "add_noise: noise", "original")
     check_all_values("add_noise", original=(x, original), noise=(drawn, noise))
-    config = _training_config(plpy, model, timestep)
-    _schedule(plpy, config, "ddpm", None, [timestep], 0.0)
-    alpha_cumprod = schedulers.noise_schedule(_scheduler_config(plpy, config))[1][timestep]
-    return np.sqrt(alpha_cumprod) * x + np.sqrt(np.float32(1) - alpha_cumprod) * drawn
+    return schedulers.add_noise(x, drawn, _training_timestep(plpy, model, timestep))
 
 
 @boundary
 def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep: int, model: str) -> Any:
     x = tensor(sample, "predict_original_sample: sample")
-    [step] = _schedule(plpy, _training_config(plpy, model, timestep), "ddpm", None, [timestep], 0.0)
+    step = _training_timestep(plpy, model, timestep)
     output = tensor(model_output, "scheduler_step: model_output")
     check_same_shape(output, x, "scheduler_step: model_output", "sample")
     check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output))
-    return schedulers.scheduler_step(output, x, None, step)[1]
+    return schedulers.scheduler_step(output[None], x[None], None, step)[1][0]
 
 
 @boundary

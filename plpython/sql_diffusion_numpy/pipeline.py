@@ -10,7 +10,7 @@ import numpy as np
 from . import random
 from .layers.modules import Network
 from .network import run
-from .schedulers import ScheduleStep, scheduler_step
+from .schedulers import ScheduleStep, scaled, scheduler_step
 
 
 def denormalize(sample: np.ndarray) -> np.ndarray:
@@ -38,9 +38,10 @@ def sample_steps(
             noise[number], generators[number] = random.randn(generator, shape)
         return noise
 
-    sample = draw()
+    sample, memory = scaled(draw(), schedule[0].initial_noise), None
     for step in schedule:
-        inputs = {"sample": sample, "timestep": np.array([step.timestep], np.float32)}
+        inputs = {"sample": scaled(sample, step.input_scale), "timestep": np.array([step.timestep], np.float32)}
         model_output = run(network, inputs, functools.partial(between, step))["sample"]
-        sample, original = scheduler_step(model_output, sample, draw() if step.draws_noise else None, step)
+        noise = draw() if step.draws_noise else None
+        sample, original, memory = scheduler_step(model_output, sample, noise, step, memory)
         yield step, sample, original

@@ -64,13 +64,6 @@ class Backend(StrEnum):
     numpy = "numpy"
 
 
-class Scheduler(StrEnum):
-    """Which sampler."""
-
-    ddpm = "ddpm"
-    ddim = "ddim"
-
-
 def examples(*lines: str) -> str:
     """The last part of a command's help; an empty line keeps the lines apart."""
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
@@ -239,7 +232,12 @@ def generate(
     timesteps: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="The very timesteps, descending: 500,250,125,60.")
     ] = None,
-    scheduler: Annotated[Scheduler | None, typer.Option(help="The sampler; the model's own by default.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm, ddim, euler, dpmsolver++ or another, or settings in JSON; the model's own by default."
+        ),
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="How much noise DDIM adds: 0 none, 1 as much as DDPM.")] = None,
     backend: Annotated[
         Backend | None, typer.Option(help="Which extension computes; NumPy's where it is there.")
@@ -273,7 +271,7 @@ def generate(
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
-        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler and scheduler.value, eta)
+        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler, eta)
         total = step_count(connection, request)
         keep = pictures.choose_frames(total) if animate else [total - 1]
         with step_progress() as progress:

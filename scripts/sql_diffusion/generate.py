@@ -15,14 +15,14 @@ class Step(NamedTuple):
     """One step of the sampler, done."""
 
     step: int
-    timestep: int
+    timestep: float
     sample: Float32Array  # (channels, height, width), -1..1 when it is finished
 
 
 class Drawn(NamedTuple):
     """One picture, and how it came about."""
 
-    timesteps: list[int]  # all that were visited
+    timesteps: list[float]  # all that were visited
     samples: list[Float32Array]  # of the steps that were to be kept
 
 
@@ -88,10 +88,10 @@ def draw(
     return drawn
 
 
-def description(connection: Connection, request: Settings, timesteps: list[int]) -> dict[str, str]:
+def description(connection: Connection, request: Settings, timesteps: list[float]) -> dict[str, str]:
     """What made the picture, besides its seed: enough to make it again after the model's defaults have changed."""
     row: Any = connection.execute(
-        "select sql_diffusion.scheduler_name(coalesce(%s, m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')), "
+        "select coalesce(%s, sql_diffusion.scheduler_name(coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name'))), "
         "m.sha256 from sql_diffusion.models m where m.name = %s",
         [request.scheduler, request.model],
     ).fetchone()
@@ -102,7 +102,7 @@ def description(connection: Connection, request: Settings, timesteps: list[int])
         "sha256": sha256,
         "scheduler": scheduler,
         "num_inference_steps": str(len(timesteps)),
-        "timesteps": ",".join(map(str, timesteps)),
+        "timesteps": ",".join(f"{timestep:g}" for timestep in timesteps),
         "eta": None if request.eta is None else f"{request.eta:g}",
     }
     return {key: value for key, value in text.items() if value is not None}

@@ -66,7 +66,7 @@ select ddpm_generate(42, timesteps => '{250,500}');
 select ddpm_generate(42, timesteps => '{1000,500}');
 select ddpm_generate(42, timesteps => '{500,NULL}');
 select ddpm_generate(42, num_inference_steps => 2, timesteps => '{500,250}');
-select ddpm_generate(42, scheduler => 'euler');
+select ddpm_generate(42, scheduler => 'nosuch');
 select ddpm_generate(42, eta => 2);
 select ddpm_generate(42, eta => -1);
 select ddpm_generate(42, backend => 'gpu');

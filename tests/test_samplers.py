@@ -1,0 +1,279 @@
+"""Every sampler against diffusers': each step's sample, where the network's outputs are the same random ones, from the same noise."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from reference import relative_error
+
+CLASSES = {
+    "ddpm": diffusers.DDPMScheduler,
+    "ddim": diffusers.DDIMScheduler,
+    "pndm": diffusers.PNDMScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
+    "dpmsolver++": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
+}
+pytest_plugins = ["numpy_server"]
+
+SHAPE = (2, 3, 4)
+DRAWING = [
+    "ddpm", "ddim", "euler_ancestral_discrete", "dpmsolver_multistep", "lcm", "tcd"
+]  # fmt: skip
+
+# What models are trained with: the settings of Stable Diffusion, and of a pixel model.
+TRAINED: list[dict[str, Any]] = [
+    {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "clip_sample": False,
+    },
+    {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    {"beta_schedule": "squaredcos_cap_v2"},
+]
+SPACINGS = [{"timestep_spacing": spacing} for spacing in ("leading", "trailing", "linspace")]
+PREDICTIONS = [{"prediction_type": kind} for kind in ("sample", "v_prediction")]
+SPREADS: list[dict[str, Any]] = [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}]
+THRESHOLDS: list[dict[str, Any]] = [{"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5}]
+RESCALED: list[dict[str, Any]] = [
+    {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+]
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "ddpm": [{}, *SPACINGS, *PREDICTIONS, *THRESHOLDS, *RESCALED, {"variance_type": "fixed_large"}],
+    "ddim": [{}, *SPACINGS, *PREDICTIONS, *THRESHOLDS, *RESCALED, {"eta": 0.6}, {"set_alpha_to_one": False}],
+    "pndm": [
+        {}, {"skip_prk_steps": True}, {"skip_prk_steps": True, "prediction_type": "v_prediction"}, {"prediction_type": "v_prediction"},
+        {"set_alpha_to_one": True}, *({**spacing, "skip_prk_steps": True} for spacing in SPACINGS),
+    ],
+    "euler": [
+        {}, *SPACINGS, *PREDICTIONS, *SPREADS, *RESCALED, {"interpolation_type": "log_linear"}, {"final_sigmas_type": "sigma_min"},
+        {"timestep_type": "continuous", "prediction_type": "v_prediction"}, {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 10.0},
+    ],
+    "euler_ancestral": [{}, *SPACINGS, *PREDICTIONS[1:], *RESCALED],
+    "heun": [{}, *SPACINGS, *PREDICTIONS, *SPREADS, {"clip_sample": True}],
+    "lms": [{}, *SPACINGS, *PREDICTIONS, *SPREADS],
+    "dpmsolver++": [
+        {}, *SPACINGS, *PREDICTIONS, *SPREADS, *THRESHOLDS, *RESCALED, {"euler_at_final": True}, {"lower_order_final": False, "solver_order": 3},
+        *({"solver_order": order, "solver_type": kind, "algorithm_type": algorithm, "final_sigmas_type": final}
+          for order in (1, 2, 3) for kind in ("midpoint", "heun")
+          for algorithm, final in (("dpmsolver++", "zero"), ("sde-dpmsolver++", "zero"), ("dpmsolver++", "sigma_min"),
+                                   ("dpmsolver", "sigma_min"), ("sde-dpmsolver", "sigma_min"))
+          if (algorithm, order) != ("sde-dpmsolver", 3)),
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "prediction_type": "v_prediction", "solver_order": 3},
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "prediction_type": "sample"},
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", **THRESHOLDS[0]},
+    ],
+    "unipc": [
+        {}, *SPACINGS, *PREDICTIONS, *SPREADS, *THRESHOLDS, *RESCALED, {"disable_corrector": [0, 1, 3]},
+        # bh1 with a last sigma of zero is no number in diffusers
+        *({"solver_order": order, "solver_type": kind, "final_sigmas_type": final}
+          for order in (1, 2, 3) for kind, final in (("bh1", "sigma_min"), ("bh2", "zero"))),
+        *({"solver_order": order, "predict_x0": False, "final_sigmas_type": "sigma_min", **prediction}
+          for order in (2, 3) for prediction in ({}, *PREDICTIONS)),
+        {"lower_order_final": False, "solver_order": 3, "final_sigmas_type": "sigma_min"},
+        *({**spread, "final_sigmas_type": "sigma_min"} for spread in SPREADS),
+    ],
+    "lcm": [{}, *PREDICTIONS, *THRESHOLDS, {"clip_sample": True}, *({**each, "timestep_spacing": "leading"} for each in RESCALED), {"timestep_scaling": 3.0}],
+    "tcd": [{}, *PREDICTIONS, {"eta": 0.0}, {"eta": 1.0}],
+}  # fmt: skip
+
+
+class Noise:
+    """Stands where diffusers draws its noise: the same for both, in the order in which it is drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+        self.drawn: list[np.ndarray] = []
+
+        def draw(*_: Any, **__: Any) -> torch.Tensor:
+            self.drawn.append(rng.standard_normal((1, *SHAPE)).astype(np.float32))
+            return torch.from_numpy(self.drawn[-1])
+
+        for name in DRAWING:
+            monkeypatch.setattr(f"diffusers.schedulers.scheduling_{name}.randn_tensor", draw)
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(name, settings, id=f"{name} {json.dumps(settings)}")
+        for name, each in SETTINGS.items()
+        for settings in each
+    ]
+
+
+def theirs(
+    name: str, model: dict[str, Any], settings: dict[str, Any], steps: int, noise: Noise, rng: np.random.Generator
+) -> tuple[float, list[Any]]:
+    """The initial noise's scale, and of each pass: timestep, sample, what is shown, output, the sample after it, the noise drawn."""
+    settings = dict(settings)
+    extra = {"eta": settings.pop("eta")} if "eta" in settings else {}
+    file = {**model, **settings}
+    scheduler = CLASSES[name].from_config(file)
+    scheduler.set_timesteps(steps)
+    first = float(scheduler.init_noise_sigma)
+    sample = torch.from_numpy(rng.standard_normal((1, *SHAPE)).astype(np.float32)) * first
+    passes = []
+    for timestep in scheduler.timesteps:
+        shown = scheduler.scale_model_input(sample, timestep)
+        output = torch.from_numpy(rng.standard_normal((1, *SHAPE)).astype(np.float32))
+        noise.drawn.clear()
+        after = scheduler.step(output, timestep, sample, **extra).prev_sample
+        drawn = noise.drawn[0][0] if noise.drawn else None
+        passes.append(
+            (float(timestep), sample[0].numpy(), shown[0].numpy(), output[0].numpy(), after[0].numpy(), drawn)
+        )
+        sample = after
+    return first, passes
+
+
+OURS = """
+with recursive schedule as materialized (
+  select s.step, s as this
+  from sql_diffusion.scheduler_timesteps(%(config)s, %(scheduler)s, %(steps)s, eta => %(eta)s::real) s
+),
+run (step, timestep, shown, sample, drew, memory, initial_noise, largest) as (
+  select 0, null::double precision, null::real[], %(sample)s::real[], null::boolean, null::real[], (this).initial_noise, null::double precision
+  from schedule
+  where step = 1
+  union all
+  select s.step, (s.this).timestep, sql_diffusion.scaled(run.sample, (s.this).input_scale), u.prev_sample, (s.this).draws_noise, u.next_memory, run.initial_noise,
+         greatest(abs((s.this).sample_coefficient) * (select max(abs(x)) from unnest(run.sample) x),
+                  abs((s.this).original_coefficient) * (select max(abs(x)) from unnest(u.pred_original_sample) x),
+                  abs((s.this).output_coefficient) * (select max(abs(x)) from unnest(told.output) x))
+  from run
+       join schedule s on s.step = run.step + 1,
+       lateral (select (given.output ->> (s.step - 1))::real[] as output, (given.noise ->> (s.step - 1))::real[] as noise
+                from (values (%(outputs)s::jsonb, %(noises)s::jsonb)) given (output, noise)) told,
+       lateral {schema}.scheduler_step(told.output, run.sample, told.noise, s.this, run.memory) u
+)
+select step, timestep, shown, sample, drew, initial_noise, largest from run order by step
+"""
+
+
+def ours(
+    connection: Connection,
+    schema: str,
+    name: str,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    steps: int,
+    passes: list[Any],
+) -> list[Any]:
+    def written(array: np.ndarray | None) -> str | None:
+        return None if array is None else json.dumps(array.tolist()).translate(str.maketrans("[]", "{}"))
+
+    settings = dict(settings)
+    eta = settings.pop("eta", None)
+    return connection.execute(
+        OURS.replace("{schema}", schema).encode(),
+        {
+            "config": Jsonb({"_class_name": CLASSES[name].__name__, **model}),
+            "scheduler": json.dumps({**settings, "_class_name": CLASSES[name].__name__}),
+            "steps": steps,
+            "eta": eta,
+            "sample": passes[0][1].tolist(),
+            "outputs": Jsonb([written(each[3]) for each in passes]),
+            "noises": Jsonb([written(each[5]) for each in passes]),
+        },
+    ).fetchall()
+
+
+@pytest.mark.parametrize(("name", "settings"), cases())
+def test_every_step_is_diffusers(
+    connection: Connection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, Any],
+) -> None:
+    noise = Noise(monkeypatch, rng)
+    least = 4 if name == "pndm" else 2 if "interpolation_type" in settings else 1
+    spread = bool(settings.get("use_karras_sigmas") or settings.get("use_exponential_sigmas"))
+    for steps, model in zip((int(rng.integers(least, 9)), int(rng.integers(9, 20)), 50), TRAINED, strict=True):
+        if spread and model["beta_schedule"] == "squaredcos_cap_v2":
+            continue  # diffusers loses its way among timesteps that it made equal by rounding
+        first, passes = theirs(name, model, settings, steps, noise, rng)
+        rows = ours(connection, "sql_diffusion", name, model, settings, steps, passes)
+        assert rows[0][5] == pytest.approx(first, rel=1e-6)
+        assert [row[1] for row in rows[1:]] == pytest.approx([each[0] for each in passes], rel=1e-6, abs=1e-5)
+        for (_, _, shown, sample, drew, _, largest), (timestep, _, their_shown, _, their_sample, drawn) in zip(
+            rows[1:], passes, strict=True
+        ):
+            assert drew == (drawn is not None)
+            assert relative_error(shown, their_shown) < 1e-6
+            # Of the largest value in the sum: where large terms all but cancel, single precision leaves diffusers no more.
+            error = np.abs(np.array(sample, np.float32) - their_sample).max()
+            assert error < 1e-5 * max(np.abs(their_sample).max(), largest), f"{steps} steps, timestep {timestep}"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_twin_makes_the_same_steps(
+    numpy_connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    noise = Noise(monkeypatch, rng)
+    for settings in {
+        "ddim": [{"eta": 0.5}],
+        "dpmsolver++": [{"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}],
+    }.get(name, [{}]) + (THRESHOLDS if name in ("ddpm", "ddim", "dpmsolver++", "unipc", "lcm") else []):
+        _, passes = theirs(name, TRAINED[1], settings, 6, noise, rng)
+        sql, numpy = (
+            ours(numpy_connection, schema, name, TRAINED[1], settings, 6, passes)
+            for schema in ("sql_diffusion", "sql_diffusion_numpy")
+        )
+        assert len(sql) == len(passes) + 1
+        for our, their in zip(numpy[1:], sql[1:], strict=True):
+            assert relative_error(our[3], np.array(their[3])) < 1e-5
+
+
+def test_noise_is_added_as_diffusers_does(connection: Connection, rng: np.random.Generator) -> None:
+    for name in CLASSES:
+        scheduler = CLASSES[name].from_config(TRAINED[0])
+        scheduler.set_timesteps(10)
+        original, noise = (torch.from_numpy(rng.standard_normal((1, *SHAPE)).astype(np.float32)) for _ in range(2))
+        place = int(rng.integers(len(scheduler.timesteps)))
+        place -= place % scheduler.order
+        expected = scheduler.add_noise(original, noise, scheduler.timesteps[place : place + 1])
+        row = connection.execute(
+            """select sql_diffusion.add_noise_at(%s::real[], %s::real[], s)
+               from sql_diffusion.scheduler_timesteps(%s, %s, 10) s
+               where s.step = %s""",
+            [
+                original[0].tolist(),
+                noise[0].tolist(),
+                Jsonb({"_class_name": CLASSES[name].__name__, **TRAINED[0]}),
+                name,
+                place + 1,
+            ],
+        ).fetchone()
+        assert row is not None
+        assert relative_error(row[0], expected[0]) < 1e-5, name
+
+
+def test_strength_takes_the_last_steps(connection: Connection) -> None:
+    """As diffusers' image-to-image pipelines: the steps that are left begin anew, without memory."""
+    for name, config in ((name, Jsonb({"_class_name": CLASSES[name].__name__, **TRAINED[0]})) for name in CLASSES):
+        query = """select array_agg(s.timestep order by s.step), array_agg(s.step order by s.step),
+                          bool_or(s.step = 1 and 0 <> any (s.memory_coefficients))
+                   from sql_diffusion.scheduler_timesteps(%s, null, 10, strength => %s) s"""
+        whole, part = (connection.execute(query, [config, strength]).fetchone() for strength in (1, 0.55))
+        assert whole is not None
+        assert part is not None
+        assert part[1] == list(range(1, len(part[0]) + 1))
+        assert part[0] == whole[0][-len(part[0]) :]
+        assert not part[2], name
+        assert len(part[0]) == {"heun": 9, "pndm": 14}.get(name, 5)
