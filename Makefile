@@ -13,12 +13,14 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tables.sql sql/tokenizers/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
 	build/butterflies.sql sql/pack_bundled.sql
 
 LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
+TOKENIZERS = unicode normalize words byte_pairs tokenize
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
