@@ -126,7 +126,7 @@ begin atomic
                          order by w.place
                          limit 10) w))
            then k.ids || case
-                  when k.framed and tokenize.padding and k.length > cardinality(k.ids)
+                  when k.framed and tokenize.padding and k.length > cardinality(k.ids) and k.config ->> 'pad_token_id' is not null
                   then array_fill((k.config ->> 'pad_token_id')::int, array[k.length - cardinality(k.ids)])
                   else '{}'
                 end

@@ -15,7 +15,8 @@ begin atomic
       left join lateral (select a.id, a.content, position(a.content in c.rest) as position
                          from unnest(split_added_tokens.contents, split_added_tokens.ids) as a (content, id)
                          where position(a.content in c.rest) > 0
-                         order by 3, length(a.content) desc
+                           and a.content <> ''
+                         order by 3, length(a.content) desc, a.id
                          limit 1) t on true
     where c.rest is not null
   )
