@@ -59,18 +59,18 @@ select sql_diffusion.tokenizer_config($1, $2)::text as config,
           and t.component = $2) as place
 """
 _VOCABULARY = """
-select pg_catalog.array_agg(v.id order by v.id) as ids,
-       pg_catalog.array_agg(v.token order by v.id) as tokens,
-       pg_catalog.array_agg(v.ends_word order by v.id) as ends_word
+select pg_catalog.array_agg(v.id) as ids,
+       pg_catalog.array_agg(v.token) as tokens,
+       pg_catalog.array_agg(v.ends_word) as ends_word
 from sql_diffusion.vocabulary v
 where v.model = $1
   and v.component = $2
 """
 _MERGES = """
-select pg_catalog.array_agg(m.first order by m.rank) as first,
-       pg_catalog.array_agg(m.second order by m.rank) as second,
-       pg_catalog.array_agg(m.rank order by m.rank) as rank,
-       pg_catalog.array_agg(m.merged order by m.rank) as merged
+select pg_catalog.array_agg(m.first) as first,
+       pg_catalog.array_agg(m.second) as second,
+       pg_catalog.array_agg(m.rank) as rank,
+       pg_catalog.array_agg(m.merged) as merged
 from sql_diffusion.merges m
 where m.model = $1
   and m.component = $2
