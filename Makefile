@@ -109,7 +109,8 @@ dist:
 	@mkdir -p dist
 	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD
 
-# The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once.
+# The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once, a
+# hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py

@@ -23,7 +23,7 @@ nfc, nfd, lower = normalizers.NFC(), normalizers.NFD(), normalizers.Lowercase()
 
 def matches(pattern: str) -> set[int]:
     """The code points that the library's regular expressions take for this."""
-    found = set()
+    found: set[int] = set()
     splitter = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     for start in range(0, len(CODES), 4096):
         text = "".join(map(chr, CODES[start : start + 4096]))
@@ -43,7 +43,10 @@ def combining_classes() -> dict[int, int]:
         for code in CODES
         if code not in HANGUL
         and nfd.normalize_str(chr(code)) == chr(code)
-        and (nfd.normalize_str(high + chr(code)) != high + chr(code) or nfd.normalize_str(chr(code) + low) != chr(code) + low)
+        and (
+            nfd.normalize_str(high + chr(code)) != high + chr(code)
+            or nfd.normalize_str(chr(code) + low) != chr(code) + low
+        )
     ]
     marks: dict[int, str] = {}  # one of each class
     for code in moving:
@@ -51,7 +54,11 @@ def combining_classes() -> dict[int, int]:
     classes = {}
     for code in moving:
         # its class is the one with which neither order is changed
-        found = [c for c, mark in marks.items() if all(nfd.normalize_str(pair) == pair for pair in (mark + chr(code), chr(code) + mark))]
+        found = [
+            c
+            for c, mark in marks.items()
+            if all(nfd.normalize_str(pair) == pair for pair in (mark + chr(code), chr(code) + mark))
+        ]
         assert len(found) == 1, (hex(code), found)
         classes[code] = found[0]
     return classes
@@ -113,7 +120,11 @@ def main() -> None:
     longer = {code: text for code, text in lowered.items() if len(text) > 1}
     assert longer == {0x130: "i\u0307"}, longer
 
-    kind = dict.fromkeys(matches(r"\p{L}"), LETTER) | dict.fromkeys(matches(r"\p{N}"), NUMBER) | dict.fromkeys(matches(r"\s"), SPACE)
+    kind = (
+        dict.fromkeys(matches(r"\p{L}"), LETTER)
+        | dict.fromkeys(matches(r"\p{N}"), NUMBER)
+        | dict.fromkeys(matches(r"\s"), SPACE)
+    )
     unstable = HANGUL_FOLLOWING | set(classes) | {second for _, second, composes in parts.values() if composes}
     unstable |= {code for code, (_, _, composes) in parts.items() if not composes}
     for code in unstable:
@@ -137,14 +148,26 @@ def main() -> None:
             [ord(lowered[code][0]) for code in names],
             "The lower case of each code point of unicode_uppercase; U+0130 becomes U+0069 and U+0307, of which this has the first.",
         ),
-        function("unicode_decomposed", codes, "The code points with a canonical decomposition, ascending, without the Hangul syllables, which are calculated."),
-        function("unicode_decomposition_first", [parts[code][0] for code in codes], "The first of the two code points that each of unicode_decomposed is made of."),
+        function(
+            "unicode_decomposed",
+            codes,
+            "The code points with a canonical decomposition, ascending, without the Hangul syllables, which are calculated.",
+        ),
+        function(
+            "unicode_decomposition_first",
+            [parts[code][0] for code in codes],
+            "The first of the two code points that each of unicode_decomposed is made of.",
+        ),
         function(
             "unicode_decomposition_second",
             [parts[code][1] if parts[code][2] else -parts[code][1] for code in codes],
             "The second of the two code points that each of unicode_decomposed is made of; 0 where there is none, negative where the two are not put together again.",
         ),
-        function("unicode_combining_classes", boundaries(classes, 256), "Code point x 256 + canonical combining class wherever that changes."),
+        function(
+            "unicode_combining_classes",
+            boundaries(classes, 256),
+            "Code point x 256 + canonical combining class wherever that changes.",
+        ),
     ):
         sys.stdout.write(text + "\n")
 

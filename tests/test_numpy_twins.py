@@ -15,6 +15,7 @@ NOT_COMPUTING = [
     # what is read of tables and configurations
     "choose_backend", "component_config", "default_model", "generation_schedule", "sample_shape", "scheduler_config",
     "scheduler_name", "training_timestep", "unet_config", "unet_convolutions", "unet_parameters", "unet_plan",
+    "tokenizer_config", "warn_truncated",
     # weights as pure SQL wants them
     "pack", "unpack",
     # the way to the other backend
@@ -28,6 +29,8 @@ STEPS = [
     "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "group_norm_%", "linear_%",
     "%\\_of_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
+    # of tokenize and detokenize
+    "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip
 
 # What only the NumPy extension has.

@@ -27,10 +27,8 @@ Tokenize = Callable[..., Any]
 
 # Encoding, locale and provider of databases: what lower(), normalize() and \w mean there differs.
 DATABASES = {
-    "UTF8": "encoding 'UTF8' locale 'C'",
     "UTF8, Turkish": "encoding 'UTF8' locale 'C' locale_provider icu icu_locale 'tr-TR'",
     "SQL_ASCII": "encoding 'SQL_ASCII' locale 'C'",
-    "LATIN1": "encoding 'LATIN1' locale 'C'",
     "LATIN1, Turkish": "encoding 'LATIN1' locale 'C' locale_provider icu icu_locale 'tr-TR'",
     "EUC_JP": "encoding 'EUC_JP' locale 'C'",
 }
@@ -44,7 +42,7 @@ def database_with(options: str) -> Iterator[str]:
     with psycopg.connect(autocommit=True) as server:
         if server.info.server_version < 150000 and "icu" in options:
             options = options.partition(" locale_provider")[0]
-        server.execute(sql.SQL("create database {} template template0 " + options).format(sql.Identifier(name)))  # type: ignore[arg-type]
+        server.execute(sql.SQL("create database {} template template0 " + options).format(sql.Identifier(name)))
         try:
             yield name
         finally:
@@ -70,15 +68,15 @@ def any_database(request: pytest.FixtureRequest, folders: dict[str, Path]) -> It
         if request.param == "SQL_ASCII":
             own.execute("set client_encoding to 'SQL_ASCII'")
         own.execute("create extension sql_diffusion_numpy cascade")
-        for model, folder in folders.items():
-            insert_tokenizer(own, model, folder)
+        for model in ("clip", "gpt2"):
+            insert_tokenizer(own, model, folders[model])
         yield own
 
 
 @pytest.fixture(scope="module")
 def server(folders: dict[str, Path]) -> Iterator[Connection]:
     """A session in a database of UTF8, with all tokenizers; nothing but temporary changes are made there."""
-    with database_with(DATABASES["UTF8"]) as name, psycopg.connect(dbname=name, autocommit=True) as own:
+    with database_with("encoding 'UTF8' locale 'C'") as name, psycopg.connect(dbname=name, autocommit=True) as own:
         own.execute("create extension sql_diffusion_numpy cascade; set client_min_messages = warning")
         for model, folder in folders.items():
             insert_tokenizer(own, model, folder)
@@ -102,9 +100,15 @@ def assert_same(ours: list[list[int]], theirs: Any, texts: list[str]) -> None:
 
 
 def fits(text: str, encoding: str) -> bool:
-    """Whether the server has the text in this encoding, as it converts it."""
+    """Whether there is the text in this encoding; Python and PostgreSQL do not agree on all that JIS X 0212 has."""
+    if encoding == "EUC_JP" and any(
+        0x80 <= ord(character) < 0x3000 or ord(character) in (0x3094, 0xFF5E) for character in text
+    ):
+        return False
     try:
-        return text.encode(PYTHON_ENCODING.get(encoding, "utf-8")).decode(PYTHON_ENCODING.get(encoding, "utf-8")) == text
+        return (
+            text.encode(PYTHON_ENCODING.get(encoding, "utf-8")).decode(PYTHON_ENCODING.get(encoding, "utf-8")) == text
+        )
     except UnicodeError:
         return False
 
@@ -117,27 +121,25 @@ def encoding_of(connection: Connection) -> str:
 def test_hard_texts_in_any_database(any_database: Connection, references: dict[str, Any], backend: str) -> None:
     encoding = encoding_of(any_database)
     texts = [text for text in HARD if fits(text, encoding)]
-    if encoding == "EUC_JP":  # of the two, Python and the server, each has characters of its own
-        known = "select t.place from unnest(%s::text[]) with ordinality as t (text, place) where t.text <> ''"
-        texts = [text for text in texts if all(ord(c) < 128 or "\u3040" <= c < "\u9fff" for c in text)]
-        assert any_database.execute(known, [texts]).fetchall()
     assert len(texts) > 20
-    for model, theirs in references.items():
-        assert_same(whole(any_database, BACKENDS[backend], texts, model), theirs, texts)
+    for model in ("clip", "gpt2"):
+        assert_same(whole(any_database, BACKENDS[backend], texts, model), references[model], texts)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_character_of_an_encoding(any_database: Connection, references: dict[str, Any], backend: str) -> None:
-    encoding = encoding_of(any_database)
-    if encoding in ("UTF8", "SQL_ASCII"):
-        ranges = [range(1, 0x250)]
-    elif encoding == "EUC_JP":
-        ranges = [range(1, 128), range(0x3041, 0x3094), range(0x4E00, 0x4E10)]
-    else:
-        ranges = [range(1, 256)]
-    text = " ".join(f"A{chr(code)}b{chr(code)}" for codes in ranges for code in codes)
+    characters = [chr(code) for code in [*range(1, 0x250), *range(0x3040, 0x30FF), *range(0x4E00, 0x4E20)]]
+    characters = [character for character in characters if fits(character, encoding_of(any_database))]
+    assert len(characters) > 200
+    text = " ".join(f"A{character}b{character}" for character in characters)
     for model in ("clip", "gpt2"):
         assert_same(whole(any_database, BACKENDS[backend], [text], model), references[model], [text])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hard_texts(server: Connection, references: dict[str, Any], backend: str) -> None:
+    for model, theirs in references.items():
+        assert_same(whole(server, BACKENDS[backend], HARD, model), theirs, HARD)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -160,7 +162,9 @@ def test_every_code_point(server: Connection, references: dict[str, Any]) -> Non
 
 def test_the_constants_are_those_of_the_library() -> None:
     """Of the edition of Unicode that the installed library knows, for every code point."""
-    script = subprocess.run([sys.executable, ROOT / "scripts" / "unicode_tables.py"], check=True, capture_output=True, text=True)
+    script = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "unicode_tables.py"], check=True, capture_output=True, text=True
+    )
     assert script.stdout == (ROOT / "sql" / "tokenizers" / "unicode.sql").read_text(), (
         "run: .venv/bin/python scripts/unicode_tables.py > sql/tokenizers/unicode.sql"
     )
@@ -184,7 +188,9 @@ def test_padding_and_truncation(
         text = "!" * length if "!" in model else "1" * length
         expected = theirs(text, padding="max_length", truncation=True, max_length=77).input_ids
         assert server.execute(query.encode(), [text, model]).fetchone() == (expected,)
-        cut = server.execute(f"select {BACKENDS[backend]}.tokenize(%s, %s, padding => false)".encode(), [text, model]).fetchone()
+        cut = server.execute(
+            f"select {BACKENDS[backend]}.tokenize(%s, %s, padding => false)".encode(), [text, model]
+        ).fetchone()
         assert cut == (theirs(text, truncation=True, max_length=77).input_ids,)
 
 
@@ -209,7 +215,7 @@ def test_detokenize(server: Connection, references: dict[str, Any], rng: np.rand
         vocabulary = len(theirs)
         # what a text becomes; and any tokens at all but the byte 0, and for CLIP but white space, which it does not have in words
         chosen = [theirs(text).input_ids for text in HARD]
-        held = {id for id in range(vocabulary) if not {"Ā", "\u0100"} & set(theirs.convert_ids_to_tokens(id))}
+        held = {id for id in range(vocabulary) if "Ā" not in theirs.convert_ids_to_tokens(id)}
         odd = {id for id in held if "gpt2" not in model and not theirs.decode([id]).strip()}
         usable = sorted(held - odd)
         chosen += [[usable[i] for i in rng.integers(len(usable), size=rng.integers(30))] for _ in range(100)]
@@ -242,18 +248,18 @@ ERRORS = [
     ("tokenize(null, 'clip')", "22023", "tokenize: text is null, expected a text"),
     ("tokenize('a', null)", "22023", "model is null, expected the name of a model"),
     ("tokenize('a', 'moths')", "42704", UNKNOWN),
-    ("tokenize('a', 'butterflies')", "55000", 'model "butterflies" has no tokenizer tokenizer'),
-    ("tokenize('a', 'clip', 'tokenizer_2')", "55000", 'model "clip" has no tokenizer tokenizer_2'),
-    ("tokenize('a', 'clip', null)", "55000", 'model "clip" has no tokenizer null'),
+    ("tokenize('a', 'butterflies')", "55000", 'model "butterflies" has no tokenizer "tokenizer"'),
+    ("tokenize('a', 'clip', 'tokenizer_2')", "55000", 'model "clip" has no tokenizer "tokenizer_2"'),
+    ("tokenize('a', 'clip', null)", "55000", 'model "clip" has no tokenizer "null"'),
     ("tokenize('a', 'clip', padding => null)", "22023", "tokenize: padding is null, expected true or false"),
     ("tokenize('a', 'clip', truncation => null)", "22023", "tokenize: truncation is null, expected true or false"),
     ("detokenize(null, 'clip')", "22023", "detokenize: ids is null, expected an array of ids"),
     ("detokenize('{{1,2}}', 'clip')", "22023", "detokenize: ids has 2 dimensions, expected 1"),
     ("detokenize('{1}', 'moths')", "42704", UNKNOWN),
-    ("detokenize('{1}', 'butterflies')", "55000", 'model "butterflies" has no tokenizer tokenizer'),
-    ("detokenize('{1,-1}', 'clip')", "22023", 'detokenize: ids has -1 at place 2, expected the id of a token of model "clip", tokenizer'),
-    ("detokenize('{1,999999}', 'gpt2')", "22023", 'detokenize: ids has 999999 at place 2, expected the id of a token of model "gpt2", tokenizer'),
-    ("detokenize('{1,null}', 'clip')", "22023", 'detokenize: ids has null at place 2, expected the id of a token of model "clip", tokenizer'),
+    ("detokenize('{1}', 'butterflies')", "55000", 'model "butterflies" has no tokenizer "tokenizer"'),
+    ("detokenize('{1,-1}', 'clip')", "22023", 'detokenize: ids has -1 at place 2, expected the id of a token of tokenizer "tokenizer" of model "clip"'),
+    ("detokenize('{1,999999}', 'gpt2')", "22023", 'detokenize: ids has 999999 at place 2, expected the id of a token of tokenizer "tokenizer" of model "gpt2"'),
+    ("detokenize('{1,null}', 'clip')", "22023", 'detokenize: ids has null at place 2, expected the id of a token of tokenizer "tokenizer" of model "clip"'),
     ("detokenize('{1}', 'clip', skip_special_tokens => null)", "22023", "detokenize: skip_special_tokens is null, expected true or false"),
 ]  # fmt: skip
 
@@ -339,7 +345,11 @@ def test_the_forms_of_a_checkpoint(
     ]
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         assert config[key] == getattr(theirs, key), key
-    texts = ["a photo of a cat! <new> <über> <ÜBER> concat <|startoftext|><|endoftext|>", *HARD, *(random_text(rng) for _ in range(200))]
+    texts = [
+        "a photo of a cat! <new> <über> <ÜBER> concat <|startoftext|><|endoftext|>",
+        *HARD,
+        *(random_text(rng) for _ in range(200)),
+    ]
     name = secrets.token_hex(4)
     insert_tokenizer(server, name, folder)
     assert_same(whole(server, "sql_diffusion_numpy", texts, name), theirs, texts)
@@ -383,7 +393,9 @@ def test_a_byte_without_a_token(server: Connection, tmp_path: Path, rng: np.rand
         kept = {token: id for token, id in vocab.items() if token not in gone}
         (folder / "vocab.json").write_text(json.dumps(kept))
         (folder / "merges.txt").write_text(
-            "\n".join(pair for pair in pairs[1:] if all(part in kept for part in [*pair.split(" "), pair.replace(" ", "")]))
+            "\n".join(
+                pair for pair in pairs[1:] if all(part in kept for part in [*pair.split(" "), pair.replace(" ", "")])
+            )
         )
         theirs = reference(folder)
         insert_tokenizer(server, f"without {kind}", folder)

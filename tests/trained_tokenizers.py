@@ -67,13 +67,19 @@ def train(folder: Path, kind: str, rng: np.random.Generator, **settings: Any) ->
     pairs = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = alphabet + [character + suffix for character in alphabet if suffix] + [left + right for left, right in pairs]
+    tokens = (
+        alphabet + [character + suffix for character in alphabet if suffix] + [left + right for left, right in pairs]
+    )
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: id for id, token in enumerate(dict.fromkeys(tokens))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{left} {right}" for left, right in pairs), ""]))
-    clip = {"model_max_length": 77, "pad_token": "<|endoftext|>"} if kind == "CLIPTokenizer" else {"model_max_length": 1024}
+    clip = (
+        {"model_max_length": 77, "pad_token": "<|endoftext|>"}
+        if kind == "CLIPTokenizer"
+        else {"model_max_length": 1024}
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **clip, **settings}))
     return folder
 
@@ -85,7 +91,11 @@ def added(content: str, **flags: bool) -> dict[str, Any]:
 def train_all(root: Path, rng: np.random.Generator) -> dict[str, Path]:
     """One of each kind that there is, by name; SQL_DIFFUSION_TOKENIZER names the folder of one more, CLIP's own say."""
     bos, eos = added("<|startoftext|>"), added("<|endoftext|>")
-    typed = {"bos_token": bos | {"__type": "AddedToken"}, "eos_token": eos | {"__type": "AddedToken"}, "unk_token": eos | {"__type": "AddedToken"}}
+    typed = {
+        "bos_token": bos | {"__type": "AddedToken"},
+        "eos_token": eos | {"__type": "AddedToken"},
+        "unk_token": eos | {"__type": "AddedToken"},
+    }
     named = {"bos_token": bos, "eos_token": eos, "unk_token": eos}
     folders = {
         "clip": train(root / "clip", "CLIPTokenizer", rng, **typed),

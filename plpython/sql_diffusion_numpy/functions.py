@@ -574,7 +574,7 @@ def _detokenize(
         if id not in chosen.vocabulary:
             fail(
                 f"detokenize: ids has {_number(id)} at place {place}, "
-                f'expected the id of a token of model "{model}", {component}'
+                f'expected the id of a token of tokenizer "{component}" of model "{model}"'
             )
     return tokenizer.detokenize_bytes(chosen, ids, skip_special_tokens), chosen
 

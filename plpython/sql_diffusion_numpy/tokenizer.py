@@ -19,7 +19,9 @@ WORDS = 100_000  # that it remembers of each
 SPACE, UNSTABLE = 3, 4
 
 # As split_words in SQL has them; these are the tokenizers' own, whose first alternative counts.
-CLIP_WORDS = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[A-Za-z]+|[0-9]|[^ A-Za-z0-9]+", re.S)
+CLIP_WORDS = re.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[A-Za-z]+|[0-9]|[^ A-Za-z0-9]+", re.S
+)
 GPT2_WORDS = re.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^ \tA-Za-z0-9]+|[ \t]+(?![^ \t])|[ \t]+", re.S
 )
@@ -246,7 +248,9 @@ def split_words(unicode: Unicode, text: str, clip: bool) -> Iterator[bytes]:
     """The words of a text, in UTF-8. The expressions are matched with a letter of ASCII for each character's class."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     printable = (codes >= 32) & (codes <= 126)
-    letters = np.where(printable, codes, LETTERS[unicode_class(unicode, text) & 3]).astype(np.uint8).tobytes().decode("ascii")
+    letters = (
+        np.where(printable, codes, LETTERS[unicode_class(unicode, text) & 3]).astype(np.uint8).tobytes().decode("ascii")
+    )
     for match in (CLIP_WORDS if clip else GPT2_WORDS).finditer(letters):
         if clip and match[0] in ("<|startoftext|>", "<|endoftext|>"):
             yield from (part[0].encode() for part in CLIP_TOKENS.finditer(match[0]))
@@ -282,7 +286,9 @@ def byte_pair_encoding(tokenizer: Tokenizer, word: bytes) -> list[int]:
         return known
     clip = tokenizer.config["tokenizer_class"] == "CLIPTokenizer"
     unknown = tokenizer.config["unk_token_id"] if clip else None
-    symbols = [tokenizer.symbols.get((byte, clip and place == len(word)), unknown) for place, byte in enumerate(word, 1)]
+    symbols = [
+        tokenizer.symbols.get((byte, clip and place == len(word)), unknown) for place, byte in enumerate(word, 1)
+    ]
     ids = [id for id in symbols if id is not None]
     # A heap of pairs, and a list of what is still there: each place knows the one before and the one behind.
     before, behind = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))

@@ -87,16 +87,18 @@ def read_tokenizer(folder: Path, tokenizer_class: str | None = None) -> Tokenize
         raise Problem(f"{folder}: setting add_bos_token is true, expected false", None)
 
     vocab, pairs = read_pairs(folder, whole)
-    added = added_tokens(name, vocab, settings, whole, optional("special_tokens_map.json"), optional("added_tokens.json"))
-    for content, token in added.items():
-        vocab.setdefault(content, token["id"])
+    added = added_tokens(
+        name, vocab, settings, whole, optional("special_tokens_map.json"), optional("added_tokens.json")
+    )
+    for content, given in added.items():
+        vocab.setdefault(content, given["id"])
 
     config: dict[str, Any] = {"tokenizer_class": name}
     special = special_tokens(name, settings, optional("special_tokens_map.json"))
     for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        content = special.get(key)
-        config[key] = None if content is None else text_of(content)
-        config[f"{key}_id"] = None if content is None else vocab.get(text_of(content))
+        token = special.get(key)
+        config[key] = None if token is None else text_of(token)
+        config[f"{key}_id"] = None if token is None else vocab.get(text_of(token))
     longest = settings.get("model_max_length")
     usable = isinstance(longest, int | float) and longest <= LONGEST
     config["model_max_length"] = int(longest) if usable else None  # type: ignore[arg-type]
@@ -238,7 +240,9 @@ def merges(folder: Path, vocab: dict[str, int], pairs: list[tuple[str, str]]) ->
     found: dict[tuple[int, int], Merge] = {}
     for rank, (left, right) in enumerate(pairs):
         if missing := [token for token in (left, right, left + right) if token not in vocab]:
-            raise Problem(f"{folder}: merge {left} {right} has a token {missing[0]} that is not in the vocabulary", None)
+            raise Problem(
+                f"{folder}: merge {left} {right} has a token {missing[0]} that is not in the vocabulary", None
+            )
         pair = vocab[left], vocab[right]
         found[pair] = Merge(*pair, rank, vocab[left + right])
     return list(found.values())

@@ -65,7 +65,7 @@ begin atomic
            then sql_diffusion.fail(format('model "%s" does not exist', model),
                                    'The models that are loaded: select name from sql_diffusion.models.', '42704')
            when not exists (select from sql_diffusion.tokenizers t where t.model = tokenizer_config.model and t.component = tokenizer_config.component)
-           then sql_diffusion.fail(format('model "%s" has no tokenizer %s', model, coalesce(component, 'null')),
+           then sql_diffusion.fail(format('model "%s" has no tokenizer "%s"', model, coalesce(component, 'null')),
                                    'Those that are loaded: select model, component from sql_diffusion.tokenizers.', '55000')
          end;
   select t.config

@@ -159,8 +159,8 @@ begin atomic
     select i.place, v.token, v.ends_word,
            case
              when v.id is null
-             then sql_diffusion.fail(format('detokenize: ids has %s at place %s, expected the id of a token of model "%s", %s', coalesce(i.id::text, 'null'), i.place,
-               detokenize_bytes.model, detokenize_bytes.component))
+             then sql_diffusion.fail(format('detokenize: ids has %s at place %s, expected the id of a token of tokenizer "%s" of model "%s"',
+               coalesce(i.id::text, 'null'), i.place, detokenize_bytes.component, detokenize_bytes.model))
              else detokenize_bytes.skip_special_tokens and coalesce((c.added -> i.id::text -> 'special')::boolean, false)
            end as left_out
     from config c,
