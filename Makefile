@@ -13,10 +13,11 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/tokenizers/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/pack.sql \
 	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
 	build/butterflies.sql sql/pack_bundled.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.
@@ -27,6 +28,7 @@ NETWORKS   = $(sort $(wildcard sql/networks/*.sql))
 SCHEDULERS = $(sort $(wildcard sql/schedulers/*.sql))
 
 LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention attention_block downsample upsample
+TOKENIZERS = unicode normalize words byte_pairs tokenize
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
@@ -125,7 +127,8 @@ dist:
 	@mkdir -p dist
 	git archive --format=zip --prefix=sql_diffusion-$(EXTVERSION)/ --output=dist/sql_diffusion-$(EXTVERSION).zip HEAD
 
-# The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once.
+# The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once, a
+# hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py

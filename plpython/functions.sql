@@ -165,6 +165,27 @@ language plpython3u stable parallel unsafe
 as 'unet_';
 
 
+-- Tokenizers
+
+create function sql_diffusion_numpy.tokenize(
+  text text, model text, component text default 'tokenizer', padding boolean default true, truncation boolean default true
+) returns int[]
+language plpython3u stable parallel unsafe
+as 'tokenize';
+
+create function sql_diffusion_numpy.detokenize_bytes(
+  ids int[], model text, component text default 'tokenizer', skip_special_tokens boolean default false
+) returns bytea
+language plpython3u stable parallel unsafe
+as 'detokenize_bytes';
+
+create function sql_diffusion_numpy.detokenize(
+  ids int[], model text, component text default 'tokenizer', skip_special_tokens boolean default false
+) returns text
+language plpython3u stable parallel unsafe
+as 'detokenize';
+
+
 -- Random numbers
 
 create function sql_diffusion_numpy.manual_seed(seed bigint) returns sql_diffusion.generator

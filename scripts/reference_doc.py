@@ -44,6 +44,7 @@ SECTIONS = {
     "schedulers": "Schedulers",
     "unet": "The network",
     "layers": "Layers",
+    "tokenizers": "Tokenizers",
     "tensors": "Tensors",
     "random": "Random numbers",
     "packed": "Packed kernels",
@@ -82,10 +83,11 @@ from (
 
 
 def sections_of_names() -> dict[tuple[str, str], str]:
-    """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
+    """The section of each (schema, name): the file that defines it, or the folder for all files of sql/layers and sql/tokenizers."""
     found = {}
-    for file in [*sorted((ROOT / "sql").glob("*.sql")), *sorted((ROOT / "sql" / "layers").glob("*.sql"))]:
-        section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
+    folders = [ROOT / "sql" / name for name in ("layers", "tokenizers")]
+    for file in [file for folder in [ROOT / "sql", *folders] for file in sorted(folder.glob("*.sql"))]:
+        section = file.parent.name if file.parent in folders else {"pack": "packed"}.get(file.stem, file.stem)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
             if section not in SECTIONS:

@@ -5,3 +5,9 @@ select pg_extension_config_dump('sql_diffusion.components',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
 select pg_extension_config_dump('sql_diffusion.parameters',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
+select pg_extension_config_dump('sql_diffusion.tokenizers',
+  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
+select pg_extension_config_dump('sql_diffusion.vocabulary',
+  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
+select pg_extension_config_dump('sql_diffusion.merges',
+  'where model not in (select m.name from sql_diffusion.models m where m.bundled)');

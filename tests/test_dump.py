@@ -15,6 +15,7 @@ from psycopg import sql
 from databases import new_database
 from installation import program
 from reference import insert_model, random_unet
+from trained_tokenizers import insert_tokenizer, train
 
 CHECKSUMS = """
 select 'model', name, bundled, md5(scheduler::text || defaults::text) from sql_diffusion.models
@@ -22,12 +23,18 @@ union all
 select model, component, null, md5(config::text) from sql_diffusion.components
 union all
 select model, key, null, md5(array_send(weight) || coalesce(array_send(bias), '')) from sql_diffusion.parameters
+union all
+select model, component, null, md5(config::text) from sql_diffusion.tokenizers
+union all
+select model, 'vocabulary', null, md5(string_agg(concat_ws(' ', component, id, token, ends_word), ',' order by component, id)) from sql_diffusion.vocabulary group by model
+union all
+select model, 'merges', null, md5(string_agg(concat_ws(' ', component, first, second, rank, merged), ',' order by component, rank)) from sql_diffusion.merges group by model
 order by 1, 2
 """
 
 
 @pytest.fixture(scope="module")
-def source() -> Iterator[str]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database that an ordinary role owns and made the extension in, with a model loaded and packed."""
     owner = f"sql_diffusion_{secrets.token_hex(4)}"
     with psycopg.connect(autocommit=True) as server:
@@ -42,6 +49,8 @@ def source() -> Iterator[str]:
                 own.execute("create extension sql_diffusion")
                 insert_model(own, "mine", random_unet(np.random.default_rng()))
                 own.execute("select sql_diffusion.pack('mine')")
+                folder = train(tmp_path_factory.mktemp("tokenizer"), "CLIPTokenizer", np.random.default_rng())
+                insert_tokenizer(own, "mine", folder)
             yield name
     finally:
         with psycopg.connect(autocommit=True) as server:
@@ -60,6 +69,7 @@ def contents(database: str) -> tuple[list[tuple[object, ...]], object]:
     """Checksums of everything, and a picture."""
     with psycopg.connect(dbname=database) as own:
         rows = own.execute(CHECKSUMS).fetchall()
+        assert {row[1] for row in rows} >= {"tokenizer", "vocabulary", "merges"}
         return rows, own.execute("select ddpm_generate(7, 'mine', 2, backend => 'sql')").fetchone()
 
 

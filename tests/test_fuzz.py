@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from reference import SMALL, insert_model, random_unet
+from trained_tokenizers import insert_tokenizer, train
 
 pytest_plugins = ["numpy_server"]
 
@@ -143,6 +144,7 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "text": odd_texts,
     "boolean": st.sampled_from([True, False, None]),
     "bytea": st.sampled_from([None, b"", b"\0", b"\xff" * 16, b"\x80\x7f", b"\0" * 8]),
+    "bytea[]": st.sampled_from([None, [], [None], [b""], [b"a", b"ab"], [b"\xff", b"\0"]]),
     "jsonb": odd_documents,
     "sql_diffusion.generator": odd_generators,
     "sql_diffusion.schedule_step": odd_steps,
@@ -309,6 +311,8 @@ schedules: Arguments = {
     "eta": st.sampled_from([0, 0.5]),
 }
 block = {"model": "small", "component": "unet"}
+tokenizers: Arguments = {"model": "small", "component": st.sampled_from(["tokenizer", "tokenizer_2"])}
+ids = st.lists(st.integers(0, 800), max_size=20).map(array_text)
 steps = st.builds(
     lambda a, b, clip, c, d, e, f, g, h: f"(1,5,4,1,{a},{b},{clip},,,{c},{d},{e},{f},t,{{}},{{}},1,{g},{h})",
     *[st.sampled_from([0.1, 0.9, 1.0, 1.5, -0.4])] * 9,
@@ -349,6 +353,9 @@ FITTING: dict[str, tuple[int, st.SearchStrategy[Arguments]]] = {
     "randn": (60, fixed(seed=seeds, shape=st.lists(sizes, min_size=1, max_size=4).map(array_text))),
     "scheduler_step": (60, alike("model_output", "sample", "noise").flatmap(lambda tensors: fixed(**tensors, step=steps, memory=None))),
     "add_noise_at": (40, alike("original", "noise").flatmap(lambda tensors: fixed(**tensors, step=steps))),
+    "tokenize": (60, fixed(text=odd_texts, padding=st.booleans(), truncation=st.booleans(), **tokenizers)),
+    "detokenize": (60, fixed(ids=ids, skip_special_tokens=st.booleans(), **tokenizers)),
+    "detokenize_bytes": (60, fixed(ids=ids, skip_special_tokens=st.booleans(), **tokenizers)),
     "add_noise": (40, alike("original", "noise").flatmap(lambda tensors: fixed(**tensors, timestep=st.integers(0, 999), model="small"))),
     "predict_original_sample": (40, alike("model_output", "sample").flatmap(lambda tensors: fixed(**tensors, timestep=st.integers(0, 999), model="small"))),
     "denormalize": (60, alike("sample", rank=3)),
@@ -372,9 +379,12 @@ order by p.oid
 
 
 @pytest.fixture(scope="module")
-def session(numpy_database: str) -> Iterator[psycopg.Connection]:
+def session(numpy_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
     with psycopg.connect(dbname=numpy_database, autocommit=True) as own:
         insert_model(own, "small", random_unet(np.random.default_rng(1)))
+        for component, kind in (("tokenizer", "CLIPTokenizer"), ("tokenizer_2", "GPT2Tokenizer")):
+            folder = train(tmp_path_factory.mktemp("tokenizer"), kind, np.random.default_rng(3))
+            insert_tokenizer(own, "small", folder, component)
         insert_model(own, "broken", random_unet(np.random.default_rng(2)))
         own.execute("update sql_diffusion.models set defaults = '{\"num_inference_steps\": 2}' where name = 'small'")
         own.execute("delete from sql_diffusion.parameters where model = 'broken' and key = 'conv_out'")

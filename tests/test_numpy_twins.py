@@ -14,9 +14,9 @@ NOT_COMPUTING = [
     "fail", "check_%",
     # what is read of tables and configurations
     "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
-    "schedulers", "training_timestep",
+    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated",
     # networks as rows
-    "network_%", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
+    "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
     "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
     # schedules, which are computed in one place, SQL
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
@@ -34,6 +34,8 @@ STEPS = [
     "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "embedding_%", "gelu_factor", "group_norm_%", "layer_norm_%", "linear_%",
     "%\\_of_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
+    # of tokenize and detokenize
+    "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip
 
 # What only the NumPy extension has.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import doctor as diagnosis
-from . import network, parameters, pipeline, random, schedulers, session
+from . import network, parameters, pipeline, random, schedulers, session, tokenizer
 from . import tensors as tensor_functions
 from .errors import Refused, fail
 from .layers import add as sums
@@ -710,6 +710,58 @@ def time_embedding(
     wave = time_wave.timestep_embedding(timestep, embedding_dim, flip_sin_to_cos, downscale_freq_shift)
     hidden = linear_layer.linear(wave, first, bias)
     return linear_layer.linear(activation_function.silu(hidden), second, second_bias)
+
+
+# Tokenizers
+
+
+@boundary
+def tokenize(
+    plpy: Any, text: str | None, model: str | None, component: str | None, padding: bool | None, truncation: bool | None
+) -> Any:
+    if text is None:
+        fail("tokenize: text is null, expected a text")
+    if padding is None or truncation is None:
+        fail(f"tokenize: {'padding' if padding is None else 'truncation'} is null, expected true or false")
+    return tokenizer.tokenize(plpy, text, tokenizer.get_tokenizer(plpy, model, component), padding, truncation)
+
+
+def _detokenize(
+    plpy: Any, ids: Any, model: str | None, component: str | None, skip_special_tokens: bool | None
+) -> tuple[bytes, tokenizer.Tokenizer]:
+    if ids is None:
+        fail("detokenize: ids is null, expected an array of ids")
+    dimensions = np.array(ids, dtype=object).ndim
+    if dimensions > 1:
+        fail(f"detokenize: ids has {dimensions} dimensions, expected 1")
+    if skip_special_tokens is None:
+        fail("detokenize: skip_special_tokens is null, expected true or false")
+    chosen = tokenizer.get_tokenizer(plpy, model, component)
+    for place, id in enumerate(ids, 1):
+        if id not in chosen.vocabulary:
+            fail(
+                f"detokenize: ids has {_number(id)} at place {place}, "
+                f'expected the id of a token of tokenizer "{component}" of model "{model}"'
+            )
+    return tokenizer.detokenize_bytes(chosen, ids, skip_special_tokens), chosen
+
+
+@boundary
+def detokenize_bytes(plpy: Any, ids: Any, model: str | None, component: str | None, skip_special: bool | None) -> Any:
+    return _detokenize(plpy, ids, model, component, skip_special)[0]
+
+
+@boundary
+def detokenize(plpy: Any, ids: Any, model: str | None, component: str | None, skip_special: bool | None) -> Any:
+    data, chosen = _detokenize(plpy, ids, model, component, skip_special)
+    if b"\0" in data:
+        fail(
+            "detokenize: the tokens have a zero byte, which no text can hold",
+            "sql_diffusion.detokenize_bytes gives them as bytea.",
+        )
+    text = data.decode(errors="replace")
+    clip = chosen.config["tokenizer_class"] == "CLIPTokenizer"
+    return text.strip(" \t\n\v\f\r\x1c\x1d\x1e\x1f") if clip else text
 
 
 # Random numbers

@@ -75,3 +75,11 @@ select ddpm_generate(null::bigint);
 set sql_diffusion.model = 'moths';
 select ddpm_generate(42);
 reset sql_diffusion.model;
+
+-- tokenizers
+select tokenize(null, 'butterflies');
+select tokenize('a cat', 'moths');
+select tokenize('a cat', 'butterflies');
+select detokenize('{1}', 'butterflies', 'tokenizer_2');
+select detokenize(null, 'butterflies');
+select check_tokenizer('tokenizer', '{"tokenizer_class": "T5Tokenizer"}');

@@ -1,7 +1,8 @@
 -- Who may do what: everybody may read and generate, the owner may do all, and a role that is granted it may load.
 create role sql_diffusion_reader;
 create role sql_diffusion_loader;
-grant insert, update, delete on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters to sql_diffusion_loader;
+grant insert, update, delete on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters,
+  sql_diffusion.tokenizers, sql_diffusion.vocabulary, sql_diffusion.merges to sql_diffusion_loader;
 
 select r.rolname as role, c.relname as "table",
        concat_ws(', ',
