@@ -91,13 +91,16 @@ def version_option(
         "sql-diffusion load gnokit/ddpm-butterflies-64",
         "sql-diffusion load ./my-pipeline --name mine --replace",
         "HF_HUB_OFFLINE=1 sql-diffusion load google/ddpm-cifar10-32 --dsn service=pictures",
+        "sql-diffusion load ./model.safetensors --vae ./vae.safetensors --lora ./style.safetensors:0.8",
     )
 )
 def load(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A repository of the hub, a folder, or a .safetensors file beside its config.json."
+            metavar="SOURCE",
+            help="A repository of the hub, a folder, a .safetensors file beside its config.json, or one that holds a "
+            "whole pipeline: on disk, or as owner/name/file on the hub.",
         ),
     ],
     name: Annotated[
@@ -110,6 +113,22 @@ def load(
         str | None,
         typer.Option(
             metavar="VARIANT", help="Such as fp16; by default the plain weights, or the only variant there is."
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Another autoencoder: a folder, a repository or a .safetensors file."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA file to merge into the networks; can be given again."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="For a file that holds a whole pipeline: a folder or repository whose configurations and tokenizers "
+            "it goes with; by default what its shapes tell, and CLIP's tokenizer from the hub.",
         ),
     ] = None,
     replace: Annotated[
@@ -125,11 +144,13 @@ def load(
 
     It is written in one transaction: a model appears whole, and an interrupted load leaves nothing behind.
     """
+    from .load import Request
     from .load import load as load_checkpoint
 
     with database.connect(dsn) as connection, byte_progress() as progress:
         database.extension_schema(connection)
-        loaded = load_checkpoint(connection, source, name, revision, variant, replace, progress)
+        request = Request(source, revision, variant, config, vae, tuple(lora or ()))
+        loaded = load_checkpoint(connection, request, name, replace, progress)
     for note in loaded.notes:
         err.print(f"Note: {note}", markup=False)
     if as_json:

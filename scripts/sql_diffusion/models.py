@@ -5,12 +5,14 @@ from datetime import datetime
 from math import prod
 from typing import Any, NamedTuple
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
-from .checkpoint import Checkpoint, ExpectedModule, Module
+from .checkpoint import NETWORK, Checkpoint, ExpectedModule, Module, read_weight
 from .database import Connection
 from .errors import MODEL, Problem
+from .names import network_class
 from .tensors import read_tensor
 
 COMPONENT = "unet"
@@ -138,32 +140,31 @@ def check_name(connection: Connection, name: str, replace: bool) -> None:
 
 def expected_modules(connection: Connection, config: dict[str, Any]) -> list[ExpectedModule]:
     """The modules of such a network: key, shape of the weight, shape of the bias or None."""
-    return connection.execute(
-        "select p.key, p.weight_shape, p.bias_shape from sql_diffusion.unet_parameters(%s) p", [Jsonb(config)]
-    ).fetchall()
+    function = "unet_parameters" if network_class(config) in (None, NETWORK) else "network_parameters"
+    query = sql.SQL("select p.key, p.weight_shape, p.bias_shape from sql_diffusion.{}(%s) p")
+    return connection.execute(query.format(sql.Identifier(function)), [Jsonb(config)]).fetchall()
 
 
-def check_configuration(connection: Connection, checkpoint: Checkpoint) -> list[ExpectedModule]:
-    """The modules that its network has to have. The server refuses settings that it cannot run, and names them."""
-    connection.execute(
-        "select sql_diffusion.check_component(%s, %s), sql_diffusion.check_scheduler(%s)",
-        [COMPONENT, Jsonb(checkpoint.config), Jsonb(checkpoint.scheduler)],
-    )
-    return expected_modules(connection, checkpoint.config)
+def check_configuration(connection: Connection, checkpoint: Checkpoint) -> dict[str, list[ExpectedModule]]:
+    """The modules that each network has to have. The server refuses settings that it cannot run, and names them."""
+    for component in checkpoint.components:
+        connection.execute("select sql_diffusion.check_component(%s, %s)", [component.name, Jsonb(component.config)])
+    connection.execute("select sql_diffusion.check_scheduler(%s)", [Jsonb(checkpoint.scheduler)])
+    return {component.name: expected_modules(connection, component.config) for component in checkpoint.components}
 
 
 def write_model(
     connection: Connection,
     name: str,
     checkpoint: Checkpoint,
-    modules: list[Module],
+    modules: dict[str, list[Module]],
     sha256: Callable[[], str],
     replace: bool,
     advance: Callable[[int], None],
 ) -> str:
     """Writes a model in one transaction, so that readers see all of it or nothing.
 
-    sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
+    modules are those of each network. sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
     advance is told the bytes read.
     """
     with connection.transaction():
@@ -182,22 +183,25 @@ def write_model(
                 checkpoint.pipeline,
                 Jsonb(checkpoint.scheduler),
                 Jsonb(checkpoint.defaults),
-                checkpoint.source.label,
+                checkpoint.label,
                 checkpoint.source.revision,
             ],
         )
-        connection.execute(
-            "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
-            [name, COMPONENT, Jsonb(checkpoint.config)],
-        )
-        copy_modules(connection, name, modules, advance)
+        for component in checkpoint.components:
+            connection.execute(
+                "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
+                [name, component.name, Jsonb(component.config)],
+            )
+            copy_modules(connection, name, component.name, modules[component.name], advance)
         connection.execute("select sql_diffusion.check_model(%s)", [name])
         digest = sha256()
         connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [digest, name])
     return digest
 
 
-def copy_modules(connection: Connection, name: str, modules: list[Module], advance: Callable[[int], None]) -> None:
+def copy_modules(
+    connection: Connection, name: str, component: str, modules: list[Module], advance: Callable[[int], None]
+) -> None:
     """Copies the modules into the table of parameters, one tensor in memory at a time."""
     with (
         connection.cursor() as cursor,
@@ -207,9 +211,8 @@ def copy_modules(connection: Connection, name: str, modules: list[Module], advan
     ):
         copy.write(COPY_SIGNATURE)
         for module in modules:
-            weight = read_tensor(module.weight).reshape(module.weight_shape)
             bias = None if module.bias is None else read_tensor(module.bias)
-            for piece in encode_row(name, COMPONENT, module.key, weight, bias):
+            for piece in encode_row(name, component, module.key, read_weight(module), bias):
                 copy.write(piece)
             advance(module_bytes(module))
         copy.write(COPY_TRAILER)

@@ -23,6 +23,9 @@ Float32Array = NDArray[np.float32]
 STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+# Numbers of things, such as CLIP's position_ids: no network that is run learns them, so they are left in the file.
+COUNTS = {"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}
+
 
 class Tensor(NamedTuple):
     """Where a tensor lies in a file; nothing of it has been read yet."""
@@ -32,6 +35,16 @@ class Tensor(NamedTuple):
     dtype: str  # F32, F16 or BF16
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
+    transposed: bool = False  # whether the file holds the matrix with its rows and columns exchanged
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Some of its rows: the part of the file that holds them, under the same name."""
+        skipped = start * int(np.prod(self.shape[1:], dtype=np.int64)) * STORAGE[self.dtype].itemsize
+        return self._replace(shape=(stop - start, *self.shape[1:]), offset=self.offset + skipped)
+
+    def transpose(self) -> "Tensor":
+        """The matrix with its rows and columns exchanged."""
+        return self._replace(shape=self.shape[::-1], transposed=not self.transposed)
 
     @property
     def size(self) -> int:
@@ -64,7 +77,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             "It may have been cut short while it was copied or downloaded: fetch it again and compare its SHA-256.",
         ) from error
 
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__" and entry["dtype"] not in COUNTS}
     odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE]
     if odd:
         raise Problem(
@@ -76,6 +89,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
         name: Tensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + header_length + entry["data_offsets"][0])
         for name, entry in entries.items()
     }
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What else the header of a safetensors file says, in words, such as how a LoRA was trained."""
+    with file.open("rb") as stream:
+        (header_length,) = struct.unpack("<Q", stream.read(8))
+        metadata = json.loads(stream.read(header_length)).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,13 +118,14 @@ def read_tensor(tensor: Tensor) -> Float32Array:
 
     finite = np.isfinite(values)
     if not finite.all():
-        first = np.unravel_index(int(finite.argmin()), tensor.shape or (1,))
+        stored_shape = tensor.shape[::-1] if tensor.transposed else tensor.shape
+        first = np.unravel_index(int(finite.argmin()), stored_shape or (1,))
         raise Problem(
             f"{tensor.name} in {tensor.file} holds {finite.size - int(finite.sum())} values that are NaN or infinite, "
             f"the first at [{', '.join(map(str, first))}]",
             "Such a network draws nothing. Take another revision or variant of the checkpoint.",
         )
-    return values.reshape(tensor.shape)
+    return values.reshape(tensor.shape[::-1]).T if tensor.transposed else values.reshape(tensor.shape)
 
 
 def sha256(file: Path) -> str:
