@@ -96,7 +96,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerFiles:
     """A tokenizer of a checkpoint: a folder with its vocabulary and merges."""
 
     name: str  # tokenizer, tokenizer_2
@@ -115,7 +115,7 @@ class Checkpoint:
     components: list[Component]
     defaults: dict[str, Any]
     notes: list[str]  # what the user should be told
-    tokenizers: list[Tokenizer] = field(default_factory=list)
+    tokenizers: list[TokenizerFiles] = field(default_factory=list)
     additions: list[str] = field(default_factory=list)  # what else went into it: an autoencoder, LoRA files
 
     @property
@@ -257,8 +257,14 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
             f"sql_diffusion.json sets what is unknown: {enumerate_some(unknown)}",
             f"It may set: {', '.join(sorted(DEFAULTS))}.",
         )
+    tokenizers = find_tokenizers(source)
+    if "text_encoder" in networks and not tokenizers:
+        raise Problem(
+            f"{source.label} is not whole: it has no tokenizer, in vocab.json and merges.txt or in tokenizer.json",
+            "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
+        )
     defaults = {**{name: index[name] for name in INDEX_SETTINGS if name in index}, **defaults}
-    return Checkpoint(source, pipeline, scheduler, components, defaults, notes, find_tokenizers(source))
+    return Checkpoint(source, pipeline, scheduler, components, defaults, notes, tokenizers)
 
 
 def network_folders(source: Source, networks: Networks) -> dict[str, str]:
@@ -284,10 +290,10 @@ def check_classes(source: Source, what: str, networks: Networks, configs: dict[s
             )
 
 
-def find_tokenizers(source: Source) -> list[Tokenizer]:
+def find_tokenizers(source: Source) -> list[TokenizerFiles]:
     """The tokenizers of a pipeline: folders with a vocabulary."""
     return [
-        Tokenizer(name, source, f"{name}/")
+        TokenizerFiles(name, source, f"{name}/")
         for name in ("tokenizer", "tokenizer_2")
         if {f"{name}/vocab.json", f"{name}/tokenizer.json"} & set(source.names)
     ]

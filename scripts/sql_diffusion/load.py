@@ -1,6 +1,8 @@
 """Loads a checkpoint: what can be refused is refused before the weights are fetched or anything is written."""
 
 import hashlib
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as changed
 from pathlib import Path
@@ -9,12 +11,30 @@ from typing import NamedTuple
 from rich.progress import Progress
 
 from . import lora, single_file
-from .checkpoint import Checkpoint, ExpectedModule, Module, match_modules, open_checkpoint, read_headers
+from .checkpoint import (
+    Checkpoint,
+    ExpectedModule,
+    Module,
+    TokenizerFiles,
+    match_modules,
+    open_checkpoint,
+    read_headers,
+    read_json,
+)
 from .database import Connection
 from .errors import USAGE, Problem
-from .hub import Source
+from .hub import Source, open_source
 from .models import check_configuration, check_name, module_bytes, write_model
 from .tensors import NAMES, sha256
+
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Loaded(NamedTuple):
@@ -111,6 +131,29 @@ def read_modules(
         tensors = read_headers([files[component.source, file] for file in component.weights])
         modules[component.name] = match_modules(component.translate(tensors), expected[component.name])
     return modules
+
+
+def tokenizer_folder(tokenizer: TokenizerFiles, folder: Path, progress: Progress) -> Path:
+    """A folder, made here, with the files of a tokenizer, and its padding token where that is to be another one."""
+    source = tokenizer.source
+    if isinstance(source, str):
+        try:
+            source = open_source(source, None)
+        except Problem as problem:
+            raise Problem(
+                f"such a file has no tokenizer in it, and CLIP's is not here: {problem.message}",
+                "Name a folder that has one, or a pipeline of the same kind: --config FOLDER",
+            ) from problem
+    folder.mkdir()
+    for name in TOKENIZER_FILES:
+        if f"{tokenizer.folder}{name}" in source.names:
+            shutil.copyfile(source.fetch(f"{tokenizer.folder}{name}", progress), folder / name)
+    if tokenizer.pad_token is not None:
+        settings = folder / "tokenizer_config.json"
+        known = read_json(settings, settings.name) if settings.is_file() else {"tokenizer_class": "CLIPTokenizer"}
+        settings.write_text(json.dumps({**known, "pad_token": tokenizer.pad_token}))
+        (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    return folder
 
 
 def default_name(checkpoint: Checkpoint) -> str:

@@ -18,7 +18,7 @@ from .checkpoint import (
     LATENTS,
     Checkpoint,
     Component,
-    Tokenizer,
+    TokenizerFiles,
     choose_weights,
     find_tokenizers,
     read_index,
@@ -184,13 +184,13 @@ def read_configs(source: Source, names: list[str], progress: Progress) -> dict[s
     }
 
 
-def single_tokenizers(family: Family, given: Source | None) -> list[Tokenizer]:
+def single_tokenizers(family: Family, given: Source | None) -> list[TokenizerFiles]:
     """The tokenizers that go with a file: those of the pipeline that was given, else CLIP's own."""
     if given is not None and (found := find_tokenizers(given)):
         return found
     source = given if given is not None and "vocab.json" in given.names else None
     return [
-        Tokenizer(name, source or TOKENIZER, "", pad_token)
+        TokenizerFiles(name, source or TOKENIZER, "", pad_token)
         for name, pad_token in zip(("tokenizer", "tokenizer_2"), family.pad_tokens, strict=False)
     ]
 
