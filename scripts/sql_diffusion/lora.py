@@ -77,7 +77,7 @@ def open_lora(text: str) -> Lora:
 
 def merge(lora: Lora, file: Path, modules: dict[str, list[Module]]) -> dict[str, list[Module]]:
     """The modules of each network with what a LoRA file adds to them."""
-    tensors = read_header(file)
+    tensors = read_header(file, counts=True)  # of some files alpha is a whole number
     if others := [name for name in tensors if OTHERS.fullmatch(name)]:
         raise Problem(
             f"{lora.source.label} is not a plain LoRA: {enumerate_some(others)}",
@@ -163,11 +163,12 @@ def split_name(name: str, layers: int) -> tuple[str, str]:
 
 def original_module(key: str, layers: int) -> str:
     """A key of kohya's whose U-Net was in the layout of Stable Diffusion's own code, as XL's is, in that of diffusers."""
-    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)_(\d+)_(\d+)_?(.*)", key)
+    match = re.fullmatch(r"((?:input_blocks|output_blocks)_\d+|middle_block)_(\d+)_?(.*)", key)
     if match is not None:
-        side, number, place, rest = match.groups()
+        block, place, rest = match.groups()
         rest = re.sub(r"^(in_layers|emb_layers|out_layers)_", r"\1.", rest)
-        return unet_module(".".join(each for each in (side, number, place, rest) if each), layers)
+        block = re.sub(r"_(?=\d+$)", ".", block)
+        return unet_module(".".join(each for each in (block, place, rest) if each), layers)
     match = re.fullmatch(r"(time_embed|label_emb_0|out)_(\d)", key)
     return unet_module(f"{match[1].replace('_0', '.0')}.{match[2]}", layers) if match else key
 

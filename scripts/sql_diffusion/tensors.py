@@ -24,7 +24,10 @@ STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Numbers of things, such as CLIP's position_ids: no network that is run learns them, so they are left in the file.
-COUNTS = {"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}
+COUNTS: dict[str, np.dtype[Any]] = {
+    **{f"{letter}{8 * size}": np.dtype(f"<{letter.lower()}{size}") for letter in "IU" for size in (1, 2, 4, 8)},
+    "BOOL": np.dtype("?"),
+}
 
 
 class Tensor(NamedTuple):
@@ -32,14 +35,14 @@ class Tensor(NamedTuple):
 
     file: Path
     name: str
-    dtype: str  # F32, F16 or BF16
+    dtype: str  # F32, F16 or BF16; of a count I64 and its like
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
     transposed: bool = False  # whether the file holds the matrix with its rows and columns exchanged
 
     def rows(self, start: int, stop: int) -> "Tensor":
         """Some of its rows: the part of the file that holds them, under the same name."""
-        skipped = start * int(np.prod(self.shape[1:], dtype=np.int64)) * STORAGE[self.dtype].itemsize
+        skipped = start * int(np.prod(self.shape[1:], dtype=np.int64)) * self.storage.itemsize
         return self._replace(shape=(stop - start, *self.shape[1:]), offset=self.offset + skipped)
 
     def transpose(self) -> "Tensor":
@@ -54,11 +57,19 @@ class Tensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """How many bytes of the file it takes."""
-        return self.size * STORAGE[self.dtype].itemsize
+        return self.size * self.storage.itemsize
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """How an element lies in the file."""
+        return STORAGE.get(self.dtype) or COUNTS[self.dtype]
 
 
-def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises a Problem for a file that is damaged or of another kind."""
+def read_header(file: Path, counts: bool = False) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, those of whole numbers only where counts says so.
+
+    Raises a Problem for a file that is damaged or of another kind.
+    """
     try:
         with safe_open(file, framework="numpy"):
             pass
@@ -77,8 +88,12 @@ def read_header(file: Path) -> dict[str, Tensor]:
             "It may have been cut short while it was copied or downloaded: fetch it again and compare its SHA-256.",
         ) from error
 
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__" and entry["dtype"] not in COUNTS}
-    odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE]
+    entries = {
+        name: entry
+        for name, entry in header.items()
+        if name != "__metadata__" and (counts or entry["dtype"] not in COUNTS)
+    }
+    odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE | COUNTS]
     if odd:
         raise Problem(
             f"{file} holds tensors of types that are not read: {enumerate_some(odd)}",
@@ -108,7 +123,7 @@ def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_tensor(tensor: Tensor) -> Float32Array:
     """Its values as float32, in its shape. Raises a Problem where a value is NaN or infinite."""
-    stored = np.fromfile(tensor.file, STORAGE[tensor.dtype], count=tensor.size, offset=tensor.offset)
+    stored = np.fromfile(tensor.file, tensor.storage, count=tensor.size, offset=tensor.offset)
     if stored.size != tensor.size:
         raise Problem(f"{tensor.file} became shorter while it was read", "Load it again when nothing writes to it.")
     if tensor.dtype == "BF16":  # the upper half of a float32
