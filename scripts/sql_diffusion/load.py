@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as changed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rich.progress import Progress
@@ -26,15 +27,8 @@ from .errors import USAGE, Problem
 from .hub import Source, open_source
 from .models import check_configuration, check_name, module_bytes, write_model
 from .tensors import NAMES, sha256
-
-TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-)
+from .tokenizers import FILES as TOKENIZER_FILES
+from .tokenizers import Tokenizer, read_tokenizer
 
 
 class Loaded(NamedTuple):
@@ -72,6 +66,7 @@ def load(connection: Connection, request: Request, name: str | None, replace: bo
     name = name or default_name(checkpoint)
     check_name(connection, name, replace)
     expected = check_configuration(connection, checkpoint)
+    tokenizers = read_tokenizers(checkpoint, progress)
 
     weights = [(component.source, file) for component in checkpoint.components for file in component.weights]
     # in the order of their names, first those of the checkpoint itself
@@ -93,6 +88,7 @@ def load(connection: Connection, request: Request, name: str | None, replace: bo
             name,
             checkpoint,
             modules,
+            tokenizers,
             lambda: check_digests(files, hashing.result()),
             replace,
             lambda count: progress.advance(task, count),
@@ -131,6 +127,15 @@ def read_modules(
         tensors = read_headers([files[component.source, file] for file in component.weights])
         modules[component.name] = match_modules(component.translate(tensors), expected[component.name])
     return modules
+
+
+def read_tokenizers(checkpoint: Checkpoint, progress: Progress) -> dict[str, Tokenizer]:
+    """The tokenizers of a checkpoint by name."""
+    with TemporaryDirectory(prefix="sql-diffusion-") as scratch:
+        return {
+            each.name: read_tokenizer(tokenizer_folder(each, Path(scratch) / each.name, progress))
+            for each in checkpoint.tokenizers
+        }
 
 
 def tokenizer_folder(tokenizer: TokenizerFiles, folder: Path, progress: Progress) -> Path:

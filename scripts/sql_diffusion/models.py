@@ -14,6 +14,7 @@ from .database import Connection
 from .errors import MODEL, Problem
 from .names import network_class
 from .tensors import read_tensor
+from .tokenizers import Tokenizer, write_tokenizer
 
 COMPONENT = "unet"
 
@@ -33,9 +34,13 @@ class Summary(NamedTuple):
 
 
 SUMMARIES = """
-select m.name, m.pipeline, c.config, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
+select m.name, m.pipeline, c.configs, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
 from sql_diffusion.models m
-left join sql_diffusion.components c on c.model = m.name and c.component = 'unet'
+left join lateral (
+  select pg_catalog.array_agg(c.config) as configs
+  from sql_diffusion.components c
+  where c.model = m.name
+) c on true
 left join lateral (
   -- the size of what is stored out of line is known without reading it
   select sum(pg_catalog.pg_column_size(p.weight) + coalesce(pg_catalog.pg_column_size(p.bias), 0))::bigint as bytes
@@ -59,9 +64,9 @@ def find_model(connection: Connection, name: str) -> Summary:
 
 
 def summary(connection: Connection, row: tuple[Any, ...]) -> Summary:
-    """A row of SUMMARIES, its config turned into the number of parameters that such a network has."""
-    name, pipeline, config, stored, *rest = row
-    shapes = [] if config is None else expected_modules(connection, config)
+    """A row of SUMMARIES, its configs turned into the number of parameters that such networks have."""
+    name, pipeline, configs, stored, *rest = row
+    shapes = [module for config in configs or [] for module in expected_modules(connection, config)]
     count = sum(prod(weight_shape) + prod(bias_shape or [0]) for _, weight_shape, bias_shape in shapes)
     return Summary(name, pipeline, count, stored or 0, *rest)
 
@@ -158,6 +163,7 @@ def write_model(
     name: str,
     checkpoint: Checkpoint,
     modules: dict[str, list[Module]],
+    tokenizers: dict[str, Tokenizer],
     sha256: Callable[[], str],
     replace: bool,
     advance: Callable[[int], None],
@@ -193,6 +199,8 @@ def write_model(
                 [name, component.name, Jsonb(component.config)],
             )
             copy_modules(connection, name, component.name, modules[component.name], advance)
+        for part, tokenizer in tokenizers.items():
+            write_tokenizer(connection, name, part, tokenizer)
         connection.execute("select sql_diffusion.check_model(%s)", [name])
         digest = sha256()
         connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [digest, name])
