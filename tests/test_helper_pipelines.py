@@ -6,11 +6,13 @@ configuration of the module that the file was made of.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 import torch
 from diffusers import (
@@ -26,6 +28,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, GPT2Config, GPT2LMHeadModel
 
+import helper_command as command
 import pipelines
 from reference import SMALL
 from sql_diffusion import single_file
@@ -437,3 +440,63 @@ def test_a_tiny_autoencoder(rng: np.random.Generator, tmp_path: Path) -> None:
     pipeline.unet.save_pretrained(tmp_path / "unet")
     with pytest.raises(Problem, match="is a UNet2DConditionModel, and --vae takes"):
         opened(tmp_path / "whole", vae=str(tmp_path / "unet"))
+
+
+# Into the tables
+
+
+@pytest.mark.parametrize("layout", ["folder", "single file"])
+def test_a_pipeline_in_the_tables(database: str, layout: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Networks, tokenizer and what made them, in one transaction; what a network must have is the server's to say."""
+    pipeline = pipelines.random_pipeline("1", rng, tmp_path / "words")
+    pipeline.save_pretrained(tmp_path / "whole")
+    factors = {
+        "unet.conv_in.lora_A.weight": torch.randn(2, 4, 3, 3),
+        "unet.conv_in.lora_B.weight": torch.randn(32, 2, 1, 1),
+    }
+    save_file(factors, tmp_path / "style.safetensors")
+    source = tmp_path / "whole"
+    arguments: list[object] = ["--lora", f"{tmp_path / 'style.safetensors'}:0.5"]
+    if layout == "single file":
+        source = tmp_path / "painter.safetensors"
+        pipelines.save_single("1", pipeline, source)
+        arguments += ["--config", tmp_path / "whole"]
+    said = command.succeed(database, "load", source, "--name", "painter", *arguments)
+    parts = pipelines.networks(pipeline)
+    count = sum(tensor.numel() for part in parts.values() for tensor in part.parameters())
+    assert said.startswith(f"Loaded painter: {count:,} parameters")
+
+    with psycopg.connect(dbname=database) as own:
+        rows = own.execute(
+            "select p.component, p.key, p.weight, p.bias from sql_diffusion.parameters p where p.model = 'painter'"
+        ).fetchall()
+        row = own.execute(
+            "select m.pipeline, m.source, m.sha256, (select array_agg(t.component) from sql_diffusion.tokenizers t "
+            "where t.model = m.name) from sql_diffusion.models m where m.name = 'painter'"
+        ).fetchone()
+    assert row is not None
+    assert row[0] == "StableDiffusionPipeline" and row[3] == ["tokenizer"]
+    assert row[1] == f"{source} + {tmp_path / 'style.safetensors'}:0.5"
+    weights = sorted((tmp_path / "whole").glob("*/*.safetensors")) if layout == "folder" else [source]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in [*weights, tmp_path / "style.safetensors"]]
+    assert row[2] == hashlib.sha256("".join(digests).encode()).hexdigest()
+    states = {name: pipelines.state(part) for name, part in parts.items()}
+    up, down = factors["unet.conv_in.lora_B.weight"], factors["unet.conv_in.lora_A.weight"]
+    states["unet"]["conv_in.weight"] = states["unet"]["conv_in.weight"] + 0.5 * (
+        up.flatten(1) @ down.flatten(1)
+    ).reshape(32, 4, 3, 3)
+    found = 0
+    for component, key, weight, bias in rows:
+        wanted = states[component][f"{key}.weight"].detach().numpy()
+        np.testing.assert_allclose(np.asarray(weight, np.float32), wanted, rtol=1e-6, atol=1e-6)
+        found += wanted.size
+        if bias is not None:
+            wanted = states[component][f"{key}.bias"].detach().numpy()
+            np.testing.assert_array_equal(np.asarray(bias, np.float32), wanted)
+            found += wanted.size
+    assert found == count
+    listed = {each["name"]: each for each in json.loads(command.succeed(database, "list", "--json"))}
+    assert listed["painter"]["parameters"] == count
+    shown = json.loads(command.succeed(database, "show", "painter", "--json"))
+    assert set(shown["plans"]) == set(parts)
+    command.succeed(database, "remove", "painter")

@@ -193,10 +193,9 @@ def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
         database.extension_schema(connection)
         summary = models.find_model(connection, model)
         settings = models.settings(connection, model)
-        plan = models.plan(connection, model)
-    columns = ("step", "operation", "key", "pops", "pushes", "in_channels", "out_channels")
+        plans = {component: models.plan(connection, model, component) for component in sorted(settings["components"])}
     if as_json:
-        print_json({**summary._asdict(), **settings, "plan": [dict(zip(columns, step, strict=True)) for step in plan]})
+        print_json({**summary._asdict(), **settings, "plan": plans.get(models.COMPONENT), "plans": plans})
         return
 
     facts = Table.grid(padding=(0, 2))
@@ -213,21 +212,22 @@ def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
             facts.add_row(label, escape(value))
     print_table(facts)
     for title, content in (
-        ("Network", settings["config"]),
+        *((f"Network {component}", config) for component, config in sorted(settings["components"].items())),
         ("Scheduler", settings["scheduler"]),
         ("Defaults", settings["defaults"]),
     ):
         if content:
-            out.print(f"\n[bold]{title}[/bold]")
+            out.print(f"\n[bold]{escape(title)}[/bold]")
             print_table(settings_table(content))
-    out.print("\n[bold]Plan[/bold]")
-    table = Table("step", "operation", "parameters", "channels", "skip stack", box=None, pad_edge=False)
-    table.columns[0].justify = "right"
-    for step, operation, key, pops, pushes, in_channels, out_channels in plan:
-        channels = "" if in_channels is None else f"{in_channels} → {out_channels}"
-        stack = " ".join(word for word, true in (("pops", pops), ("pushes", pushes)) if true)
-        table.add_row(str(step), operation, key or "", channels, stack)
-    print_table(table)
+    for component, plan in plans.items():
+        out.print(f"\n[bold]Plan of {escape(component)}[/bold]")
+        table = Table("step", "operation", "parameters", "inputs", "channels", box=None, pad_edge=False)
+        table.columns[0].justify = "right"
+        for step in plan:
+            channels = "" if step["in_channels"] is None else f"{step['in_channels']} → {step['out_channels']}"
+            inputs = " ".join(map(str, step["inputs"]))
+            table.add_row(str(step["step"]), step["operation"], step["key"] or "", inputs, channels)
+        print_table(table)
 
 
 @app.command(epilog=examples("sql-diffusion remove ddpm-butterflies-64"))

@@ -5,14 +5,12 @@ from datetime import datetime
 from math import prod
 from typing import Any, NamedTuple
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
-from .checkpoint import NETWORK, Checkpoint, ExpectedModule, Module, read_weight
+from .checkpoint import Checkpoint, ExpectedModule, Module, read_weight
 from .database import Connection
 from .errors import MODEL, Problem
-from .names import network_class
 from .tensors import read_tensor
 from .tokenizers import Tokenizer, write_tokenizer
 
@@ -81,24 +79,34 @@ def unknown(connection: Connection, name: str) -> Problem:
 
 
 def settings(connection: Connection, name: str) -> dict[str, Any]:
-    """A model's configurations: of its network and scheduler, and its defaults."""
+    """A model's configurations: of its U-Net, of each of its networks and of its scheduler, and its defaults."""
     row = connection.execute(
-        "select c.config, m.scheduler, m.defaults from sql_diffusion.models m "
-        "join sql_diffusion.components c on c.model = m.name and c.component = %s where m.name = %s",
-        [COMPONENT, name],
+        "select pg_catalog.jsonb_object_agg(c.component, c.config) as components, m.scheduler, m.defaults "
+        "from sql_diffusion.models m join sql_diffusion.components c on c.model = m.name "
+        "where m.name = %s group by m.name",
+        [name],
     ).fetchone()
     if row is None:
         raise unknown(connection, name)
-    return dict(zip(("config", "scheduler", "defaults"), row, strict=True))
+    components, scheduler, defaults = row
+    return {
+        "config": components.get(COMPONENT),
+        "components": components,
+        "scheduler": scheduler,
+        "defaults": defaults,
+    }
 
 
-def plan(connection: Connection, name: str) -> list[tuple[Any, ...]]:
-    """The steps of its network: step, operation, key, pops, pushes, in_channels, out_channels."""
-    return connection.execute(
-        "select p.step, p.operation, p.key, p.pops, p.pushes, p.in_channels, p.out_channels "
-        "from sql_diffusion.unet_plan(%s) p order by p.step",
-        [name],
+PLAN = ("step", "operation", "key", "inputs", "in_channels", "out_channels", "level", "settings")
+
+
+def plan(connection: Connection, name: str, component: str = COMPONENT) -> list[dict[str, Any]]:
+    """The steps of a network of a model, as sql_diffusion.plan tells them."""
+    rows = connection.execute(
+        f"select {', '.join(f'p.{column}' for column in PLAN)} from sql_diffusion.plan(%s, %s) p order by p.step",
+        [name, component],
     ).fetchall()
+    return [dict(zip(PLAN, row, strict=True)) for row in rows]
 
 
 def remove_model(connection: Connection, name: str) -> None:
@@ -145,9 +153,9 @@ def check_name(connection: Connection, name: str, replace: bool) -> None:
 
 def expected_modules(connection: Connection, config: dict[str, Any]) -> list[ExpectedModule]:
     """The modules of such a network: key, shape of the weight, shape of the bias or None."""
-    function = "unet_parameters" if network_class(config) in (None, NETWORK) else "network_parameters"
-    query = sql.SQL("select p.key, p.weight_shape, p.bias_shape from sql_diffusion.{}(%s) p")
-    return connection.execute(query.format(sql.Identifier(function)), [Jsonb(config)]).fetchall()
+    return connection.execute(
+        "select p.key, p.weight_shape, p.bias_shape from sql_diffusion.network_parameters(%s) p", [Jsonb(config)]
+    ).fetchall()
 
 
 def check_configuration(connection: Connection, checkpoint: Checkpoint) -> dict[str, list[ExpectedModule]]:
