@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import sys
 from datetime import datetime
@@ -62,13 +63,6 @@ class Backend(StrEnum):
     auto = "auto"
     sql = "sql"
     numpy = "numpy"
-
-
-class Scheduler(StrEnum):
-    """Which sampler."""
-
-    ddpm = "ddpm"
-    ddim = "ddim"
 
 
 def examples(*lines: str) -> str:
@@ -160,7 +154,8 @@ def load(
             f"Loaded {loaded.name}: {loaded.parameters:,} parameters, "
             f"{megabytes(loaded.bytes)} of {loaded.dtype}, from {loaded.source}"
         )
-        typer.echo(f"Next: sql-diffusion generate --model {loaded.name} --seed 42 -o butterfly.png")
+        prompt = "--prompt 'a blue butterfly' " if loaded.takes_text else ""
+        typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o butterfly.png")
 
 
 @app.command("list", epilog=examples("sql-diffusion list", "sql-diffusion list --json | jq -r '.[].name'"))
@@ -245,9 +240,22 @@ def remove(model: Model, dsn: Dsn = "") -> None:
         "sql-diffusion generate --seed 1 --count 9 --grid -o butterflies.png",
         "sql-diffusion generate --seed 42 --animate butterfly.gif --scale 4",
         "sql-diffusion generate --seed 42 --ansi",
+        "sql-diffusion generate --prompt 'a lighthouse at night' --negative rain --size 512x768 --model stable-diffusion-v1-4",
     )
 )
 def generate(
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw, for models that take a text.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative", metavar="TEXT", help="What the picture is to be unlike.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance", help="How closely to follow the prompt; 1 for no guidance.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels: 512x768; the model's own by default.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Which model; the bundled one by default.")
     ] = None,
@@ -260,7 +268,12 @@ def generate(
     timesteps: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="The very timesteps, descending: 500,250,125,60.")
     ] = None,
-    scheduler: Annotated[Scheduler | None, typer.Option(help="The sampler; the model's own by default.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm, ddim, euler, dpmsolver++ or another, or settings in JSON; the model's own by default."
+        ),
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="How much noise DDIM adds: 0 none, 1 as much as DDPM.")] = None,
     backend: Annotated[
         Backend | None, typer.Option(help="Which extension computes; NumPy's where it is there.")
@@ -289,12 +302,27 @@ def generate(
     pictures.check_output(output, pictures.STILL)
     pictures.check_output(animate, pictures.MOVING)
     list_of_timesteps = parse_timesteps(timesteps)
+    width, height = parse_size(size)
+    for option, value in (("--negative", negative_prompt), ("--guidance", guidance_scale), ("--size", size)):
+        if prompt is None and value is not None:
+            raise Problem(f"{option} goes with a prompt", "Give one: --prompt TEXT", errors.USAGE)
     first = secrets.randbelow(2**32) if seed is None else seed
     seeds = range(first, first + count)
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
-        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler and scheduler.value, eta)
+        request = Settings(
+            name,
+            num_inference_steps,
+            list_of_timesteps,
+            scheduler,
+            eta,
+            prompt,
+            negative_prompt,
+            guidance_scale,
+            height,
+            width,
+        )
         total = step_count(connection, request)
         keep = pictures.choose_frames(total) if animate else [total - 1]
         with step_progress() as progress:
@@ -406,6 +434,16 @@ def parse_timesteps(text: str | None) -> list[int] | None:
         raise Problem(
             f"--timesteps {text} is not a list of numbers", "Write it as 500,250,125,60.", errors.USAGE
         ) from None
+
+
+def parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """'512x768' as (512, 768), width first."""
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
+    if match is None:
+        raise Problem(f"--size {text} is not a width and a height", "Write it as 512x768.", errors.USAGE)
+    return int(match[1]), int(match[2])
 
 
 def byte_progress() -> Progress:

@@ -42,6 +42,7 @@ class Loaded(NamedTuple):
     revision: str | None
     sha256: str
     notes: list[str]
+    takes_text: bool  # whether it draws what a prompt says
 
 
 class Request(NamedTuple):
@@ -102,6 +103,7 @@ def load(connection: Connection, request: Request, name: str | None, replace: bo
         checkpoint.source.revision,
         digest,
         checkpoint.notes,
+        bool(tokenizers),
     )
 
 
