@@ -99,8 +99,9 @@ def bundle(folder: Path, name: str) -> Iterator[str]:
     index = read_json("model_index.json")
     networks = [part for part in index if not part.startswith("_") and part != "scheduler"]
     files = {network: find_weights(folder / network) for network in networks}
-    # one network: the sum that `sha256sum` prints for its file; several: of their files one after the other
-    sha256 = hashlib.sha256(b"".join(file.read_bytes() for file in files.values())).hexdigest()
+    # as `sql-diffusion load` says it: what `sha256sum` prints for one file; of several, of their digests one after the other
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files.values())]
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     values = [
         quote(name),
         quote(index["_class_name"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -75,6 +76,24 @@ def test_every_tensor_comes_through(tmp_path: Path, dtype: str) -> None:
     assert "'{\"note\": \"it''s quoted\"}'::jsonb" in result.stdout
     inserts = re.findall(r"insert into sql_diffusion\.(\w+)", result.stdout)
     assert inserts == ["models", "components", "parameters", "parameters"]
+
+
+def test_the_digest_of_several_files(tmp_path: Path) -> None:
+    """As `sql-diffusion load` says it: of their hexadecimal digests, in the order of their names."""
+    folder = tmp_path / "toy"
+    write_pipeline(folder, {"conv_in.weight": torch.randn(4, 3)})
+    unet = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    one = hashlib.sha256(unet.read_bytes()).hexdigest()
+    assert f"'{one}'" in run(folder).stdout
+
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text("{}")
+    safetensors_torch.save_file({"conv_in.weight": torch.randn(4, 3)}, folder / "vae" / unet.name)
+    index = json.loads((folder / "model_index.json").read_text())
+    index = {"vae": ["diffusers", "AutoencoderKL"], **index}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    other = hashlib.sha256((folder / "vae" / unet.name).read_bytes()).hexdigest()
+    assert f"'{hashlib.sha256((one + other).encode()).hexdigest()}'" in run(folder).stdout
 
 
 def test_a_cut_file_is_named(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 
 import helper_command as command
 from reference import random_unet
-from sql_diffusion import arrays, pictures
-from sql_diffusion.generate import Settings, steps
+from sql_diffusion import arrays, cli, pictures
+from sql_diffusion.generate import SCHEDULE, Settings, arguments, description, steps
 
 TIMESTEPS = "500,250,60"
 
@@ -144,6 +144,10 @@ def test_steps_arrive_as_they_are_done(db: str) -> None:
         (2, ["--timesteps", "ten"], "500,250,125,60"),
         (2, ["--eta", 2], "eta is 2"),
         (2, ["-o", "picture.jpg"], ".png"),
+        (2, ["--negative", "rain"], "--negative goes with a prompt"),
+        (2, ["--guidance", 7.5], "--guidance goes with a prompt"),
+        (2, ["--size", "64x64"], "--size goes with a prompt"),
+        (2, ["--prompt", "a moth", "--size", "64"], "--size 64 is not a width and a height"),
         (2, ["-o", "/nowhere/picture.png"], "no folder /nowhere"),
         (2, ["--animate", "film.mp4"], ".gif"),
         (5, ["--model", "nobody"], "nobody"),
@@ -151,6 +155,35 @@ def test_steps_arrive_as_they_are_done(db: str) -> None:
 )
 def test_what_generate_refuses(db: str, exit_code: int, arguments: list[object], words: str) -> None:
     assert words in command.fail(db, exit_code, "generate", "--model", "tiny", "--backend", "sql", *arguments)
+
+
+def test_what_made_a_picture_of_a_prompt(db: str) -> None:
+    """All of it goes to the server by name, and into the PNG's text."""
+    request = Settings("tiny", 4, None, "ddim", None, "ein größerer Falter", "Regen's Ende", 7.5, 64, 96)
+    said = arguments(request).as_string()
+    assert said == (
+        """"model" => 'tiny', "num_inference_steps" => 4, "scheduler" => 'ddim', "prompt" => 'ein größerer Falter', """
+        """"negative_prompt" => 'Regen''s Ende', "guidance_scale" => 7.5, "height" => 64, "width" => 96"""
+    )
+    assert arguments(request, SCHEDULE).as_string() == said.partition(', "prompt"')[0]
+    with psycopg.connect(dbname=db) as own:
+        text = description(own, request, [999.0, 749.25, 499.0, 249.0])
+    expected = {
+        "prompt": "ein größerer Falter",
+        "negative_prompt": "Regen's Ende",
+        "guidance_scale": "7.5",
+        "height": "64",
+        "width": "96",
+        "scheduler": "ddim",
+        "num_inference_steps": "4",
+        "timesteps": "999,749.25,499,249",
+    }
+    assert expected.items() <= text.items()
+
+
+@pytest.mark.parametrize(("text", "size"), [("512x768", (512, 768)), ("96×64", (96, 64)), (None, (None, None))])
+def test_sizes(text: str | None, size: tuple[int | None, int | None]) -> None:
+    assert cli.parse_size(text) == size
 
 
 def test_list(db: str) -> None:

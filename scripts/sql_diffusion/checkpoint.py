@@ -1,40 +1,77 @@
-"""Finds a U-Net checkpoint among the files of a source, and checks it against what its config asks for.
+"""Finds a checkpoint's networks among the files of a source, and checks them against what their configs ask for.
 
-Two layouts are known. A pipeline: model_index.json, unet/config.json, unet/diffusion_pytorch_model.safetensors,
-scheduler/scheduler_config.json. A bare U-Net: config.json and the weights at the root. Either with a variant
-(diffusion_pytorch_model.fp16.safetensors), either in one file or in shards with an index.
+Two layouts are known here. A pipeline: model_index.json, scheduler/scheduler_config.json, and for each network a folder
+with config.json and its weights: unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors. A bare U-Net:
+config.json and the weights at the root. Either with a variant (diffusion_pytorch_model.fp16.safetensors), either in one
+file or in shards with an index. single_file.py reads a third: the file that holds a whole pipeline.
 """
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.progress import Progress
 
 from .errors import Problem, enumerate_some
 from .hub import Source, folder_source, open_source
-from .tensors import Tensor, read_header
+from .names import Tensors, network_class, network_tensors
+from .tensors import Float32Array, Tensor, read_header, read_tensor
 
-PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 NETWORK = "UNet2DModel"
+Networks = dict[str, tuple[str, ...]]  # by name, the classes of which each may be
+PIXELS: Networks = {"unet": (NETWORK,)}
+LATENTS: Networks = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel",),
+}
+LATENTS_XL: Networks = {**LATENTS, "text_encoder_2": ("CLIPTextModelWithProjection",)}
+
+# The pipelines that are run, and the networks that each has.
+PIPELINES: dict[str, Networks] = {
+    "DDPMPipeline": PIXELS,
+    "DDIMPipeline": PIXELS,
+    "LDMPipeline": {"vqvae": ("VQModel", "AutoencoderKL"), "unet": (NETWORK,)},
+    "StableDiffusionPipeline": LATENTS,
+    "StableDiffusionImg2ImgPipeline": LATENTS,
+    "StableDiffusionInpaintPipeline": LATENTS,
+    "StableDiffusionUpscalePipeline": LATENTS,
+    "StableDiffusionXLPipeline": LATENTS_XL,
+    "StableDiffusionXLImg2ImgPipeline": LATENTS_XL,
+    "StableDiffusionXLInpaintPipeline": LATENTS_XL,
+    "LatentConsistencyModelPipeline": LATENTS,
+    "LatentConsistencyModelImg2ImgPipeline": LATENTS,
+}
+# Parts of a pipeline that make no pictures: the filter of finished ones, and what prepares pictures for it.
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+# What model_index.json says of how prompts are read.
+INDEX_SETTINGS = ("force_zeros_for_empty_prompt",)
+
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 DEFAULTS = {"scheduler", "num_inference_steps", "timesteps"}
 
-SINGLE = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?\.safetensors")
+# As diffusers names the weights of its networks, and transformers those of text encoders.
+SINGLE = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?\.safetensors")
 INDEX = re.compile(
-    r"diffusion_pytorch_model(?:\.safetensors\.index(?:\.(?P<variant>\w+))?|\.(?P<old>\w+)\.safetensors\.index)\.json"
+    r"(?:diffusion_pytorch_model|model)"
+    r"(?:\.safetensors\.index(?:\.(?P<variant>\w+))?|\.(?P<old>\w+)\.safetensors\.index)\.json"
 )
 
-# Attention layers were renamed in diffusers 0.17; checkpoints from before it still carry the old names.
-OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+\.)(query|key|value|proj_attn)(\.weight|\.bias)")
-NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-# What sql_diffusion.unet_parameters says of a module: key, shape of the weight, shape of the bias or None.
+# What the server says of a module that a network must have: key, shape of the weight, shape of the bias or None.
 ExpectedModule = tuple[str, list[int], list[int] | None]
+
+
+class Update(NamedTuple):
+    """What a LoRA file adds to a weight of shape (out, in, ...): scale times the product of two thin matrices."""
+
+    up: Tensor  # (out, rank) or (out, rank, 1, 1)
+    down: Tensor  # (rank, in) or (rank, in, height, width)
+    scale: float
 
 
 class Module(NamedTuple):
@@ -44,6 +81,28 @@ class Module(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     weight_shape: tuple[int, ...]  # differs from the tensor's own where a 1x1 convolution stands for a linear layer
+    updates: tuple[Update, ...] = ()  # what LoRA files add to the weight
+
+
+@dataclass(frozen=True)
+class Component:
+    """A network of a checkpoint; its weights have not been fetched yet."""
+
+    name: str  # the folder's in a pipeline: unet, vae, text_encoder, ...
+    config: dict[str, Any]
+    source: Source
+    weights: list[str]  # one file, or the shards
+    translate: Callable[[Tensors], Tensors]  # from the tensors of the files to those of the network, by its own names
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer of a checkpoint: a folder with its vocabulary and merges."""
+
+    name: str  # tokenizer, tokenizer_2
+    source: Source | str  # a repository that is opened only when it is needed
+    folder: str  # in the source, with a slash at its end, or nothing
+    pad_token: str | None = None  # where it is not the one that the folder names
 
 
 @dataclass(frozen=True)
@@ -53,10 +112,16 @@ class Checkpoint:
     source: Source
     pipeline: str
     scheduler: dict[str, Any]
-    config: dict[str, Any]
+    components: list[Component]
     defaults: dict[str, Any]
-    weights: list[str]  # one file, or the shards
     notes: list[str]  # what the user should be told
+    tokenizers: list[TokenizerFiles] = field(default_factory=list)
+    additions: list[str] = field(default_factory=list)  # what else went into it: an autoencoder, LoRA files
+
+    @property
+    def label(self) -> str:
+        """What models.source is to say."""
+        return " + ".join([self.source.label, *self.additions])
 
 
 def open_checkpoint(text: str, revision: str | None, variant: str | None, progress: Progress) -> Checkpoint:
@@ -65,8 +130,7 @@ def open_checkpoint(text: str, revision: str | None, variant: str | None, progre
     if path.is_file():
         return file_checkpoint(path, revision, variant, progress)
     source = open_source(str(path) if path.is_dir() else text, revision)
-    folder = network_folder(source)
-    return read_checkpoint(source, folder, choose_weights(source, folder, variant), progress)
+    return read_checkpoint(source, {}, variant, progress)
 
 
 def file_checkpoint(path: Path, revision: str | None, variant: str | None, progress: Progress) -> Checkpoint:
@@ -85,7 +149,7 @@ def file_checkpoint(path: Path, revision: str | None, variant: str | None, progr
     folder = "unet/" if in_pipeline else ""
     if f"{folder}config.json" not in source.names:
         raise Problem(f"there is no config.json beside {path}", "It says how the network is built: put it there.")
-    return read_checkpoint(source, folder, name, progress)
+    return read_checkpoint(source, {folder: name}, None, progress)
 
 
 def network_folder(source: Source) -> str:
@@ -99,14 +163,20 @@ def network_folder(source: Source) -> str:
     )
 
 
-def choose_weights(source: Source, folder: str, variant: str | None) -> str:
-    """The file of weights, or the index of its shards: the variant asked for; the plain one; the only one."""
+def find_weights(source: Source, folder: str) -> dict[str | None, str]:
+    """The files of weights in a folder, or the indexes of their shards, by variant."""
     found: dict[str | None, str] = {}
     for pattern in (SINGLE, INDEX):  # an index goes before a single file, as in diffusers
         for name in source.names:
             match = pattern.fullmatch(name.removeprefix(folder)) if name.startswith(folder) else None
             if match:
                 found[next((group for group in match.groups() if group), None)] = name
+    return found
+
+
+def choose_weights(source: Source, folder: str, variant: str | None) -> str:
+    """The file of weights, or the index of its shards: the variant asked for; the plain one; the only one."""
+    found = find_weights(source, folder)
     if variant in found:
         return found[variant]
     if variant is None and len(found) == 1:
@@ -140,20 +210,33 @@ def pickles(subject: str, source: str) -> Problem:
     )
 
 
-def read_checkpoint(source: Source, folder: str, weights: str, progress: Progress) -> Checkpoint:
-    """Reads the configs, and the index where the weights come in shards."""
+def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None, progress: Progress) -> Checkpoint:
+    """Reads the configs, and the index where the weights come in shards; chosen are files of weights by their folder."""
 
     def read(name: str) -> dict[str, Any]:
         return read_json(source.fetch(name, progress), name)
 
     notes: list[str] = []
-    config = read(f"{folder}config.json")
-    network = config.get("_class_name", NETWORK)
-    if network != NETWORK:
+    index = read("model_index.json") if "model_index.json" in source.names else {}
+    pipeline = str(index.get("_class_name"))
+    if index and pipeline not in PIPELINES:
         raise Problem(
-            f"{source.label} is a {network}, and only a {NETWORK} is run",
-            "Latent, conditional and transformer models are not supported: see doc/reference.md for what is.",
+            f"{source.label} is a {pipeline}; {', '.join(PIPELINES)} are run",
+            "Its U-Net alone may work: give the folder that its config.json lies in.",
         )
+    networks = PIPELINES[pipeline] if index else PIXELS
+    folders = network_folders(source, networks)
+    configs = {name: read(f"{folder}config.json") for name, folder in folders.items()}
+    check_classes(source, pipeline if index else "U-Net", networks, configs)
+    offered = [find_weights(source, folder) for folder in folders.values()]
+    components = []
+    for name, folder in folders.items():
+        # as in diffusers, a network of which there is no such variant comes as it is where another one has it
+        wanted = variant if variant in find_weights(source, folder) or not any(variant in o for o in offered) else None
+        weights = chosen.get(folder) or choose_weights(source, folder, wanted)
+        files = read_index(source, weights, read(weights)) if weights.endswith(".json") else [weights]
+        network = network_class(configs[name]) or NETWORK
+        components.append(Component(name, configs[name], source, files, partial(network_tensors, network)))
 
     schedulers = [name for name in ("scheduler/scheduler_config.json", "scheduler_config.json") if name in source.names]
     if schedulers:
@@ -161,16 +244,12 @@ def read_checkpoint(source: Source, folder: str, weights: str, progress: Progres
     else:
         scheduler = {"_class_name": "DDPMScheduler"}
         notes.append("there is no scheduler_config.json: diffusers' default DDPM schedule is used")
-
-    if "model_index.json" in source.names:
-        pipeline = str(read("model_index.json").get("_class_name"))
-        if pipeline not in PIPELINES:
-            raise Problem(
-                f"{source.label} is a {pipeline}; {' and '.join(PIPELINES)} are run",
-                "Its U-Net alone may work: give the folder that its config.json lies in.",
-            )
-    else:
+    if not index:
         pipeline = "DDIMPipeline" if str(scheduler.get("_class_name")).startswith("DDIM") else "DDPMPipeline"
+
+    parts = {name for name, entry in index.items() if isinstance(entry, list) and None not in entry}
+    if left_out := [name for name in LEFT_OUT if name in parts]:
+        notes.append(f"{' and '.join(left_out)} left out: no picture is made by them")
 
     defaults = read("sql_diffusion.json") if "sql_diffusion.json" in source.names else {}
     if unknown := sorted(set(defaults) - DEFAULTS):
@@ -178,9 +257,46 @@ def read_checkpoint(source: Source, folder: str, weights: str, progress: Progres
             f"sql_diffusion.json sets what is unknown: {enumerate_some(unknown)}",
             f"It may set: {', '.join(sorted(DEFAULTS))}.",
         )
+    tokenizers = find_tokenizers(source)
+    if "text_encoder" in networks and not tokenizers:
+        raise Problem(
+            f"{source.label} is not whole: it has no tokenizer, in vocab.json and merges.txt or in tokenizer.json",
+            "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
+        )
+    defaults = {**{name: index[name] for name in INDEX_SETTINGS if name in index}, **defaults}
+    return Checkpoint(source, pipeline, scheduler, components, defaults, notes, tokenizers)
 
-    files = read_index(source, weights, read(weights)) if weights.endswith(".json") else [weights]
-    return Checkpoint(source, pipeline, scheduler, config, defaults, files, notes)
+
+def network_folders(source: Source, networks: Networks) -> dict[str, str]:
+    """The folder of each network of a pipeline, with a slash at its end."""
+    if list(networks) == ["unet"]:
+        return {"unet": network_folder(source)}
+    if missing := [name for name in networks if f"{name}/config.json" not in source.names]:
+        raise Problem(
+            f"{source.label} is not whole: {', '.join(f'{name}/config.json' for name in missing)} is missing",
+            "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
+        )
+    return {name: f"{name}/" for name in networks}
+
+
+def check_classes(source: Source, what: str, networks: Networks, configs: dict[str, dict[str, Any]]) -> None:
+    """What a network is its config says; a pipeline is run with networks of some classes."""
+    for name, classes in networks.items():
+        network = network_class(configs[name]) or NETWORK
+        if network not in classes:
+            raise Problem(
+                f"{source.label} is a {what} whose {name} is a {network}, and {' or '.join(classes)} is run there",
+                "doc/reference.md says which networks are run.",
+            )
+
+
+def find_tokenizers(source: Source) -> list[TokenizerFiles]:
+    """The tokenizers of a pipeline: folders with a vocabulary."""
+    return [
+        TokenizerFiles(name, source, f"{name}/")
+        for name in ("tokenizer", "tokenizer_2")
+        if {f"{name}/vocab.json", f"{name}/tokenizer.json"} & set(source.names)
+    ]
 
 
 def read_index(source: Source, index: str, content: dict[str, Any]) -> list[str]:
@@ -207,21 +323,14 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def present_name(name: str) -> str:
-    """A tensor's name as diffusers writes it today."""
-    match = OLD_ATTENTION.fullmatch(name)
-    return f"{match[1]}{NEW_ATTENTION[match[2]]}{match[3]}" if match else name
-
-
-def read_headers(files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of all files, by today's names."""
-    tensors: dict[str, Tensor] = {}
+def read_headers(files: list[Path]) -> Tensors:
+    """The tensors of all files."""
+    tensors: Tensors = {}
     for file in files:
         for name, tensor in read_header(file).items():
-            present = present_name(name)
-            if present in tensors:
-                raise Problem(f"{present} is there twice: as {tensors[present].name} and as {name} in {file}")
-            tensors[present] = tensor
+            if name in tensors:
+                raise Problem(f"{name} is there twice: in {tensors[name].file} and in {file}")
+            tensors[name] = tensor
     return tensors
 
 
@@ -264,6 +373,16 @@ def match_modules(tensors: dict[str, Tensor], expected: Iterable[ExpectedModule]
         for key, has_bias in keys.items()
     ]
     return sorted(modules, key=lambda module: (module.weight.file, module.weight.offset))
+
+
+def read_weight(module: Module) -> Float32Array:
+    """The weight of a module, with what LoRA files add to it."""
+    weight = read_tensor(module.weight).reshape(module.weight_shape)
+    for update in module.updates:
+        up, down = read_tensor(update.up), read_tensor(update.down)
+        product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)  # (out, rank) @ (rank, in * height * width)
+        weight = weight + np.float32(update.scale) * product.reshape(weight.shape)
+    return weight
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

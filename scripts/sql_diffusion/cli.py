@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import sys
 from datetime import datetime
@@ -84,13 +85,16 @@ def version_option(
         "sql-diffusion load gnokit/ddpm-butterflies-64",
         "sql-diffusion load ./my-pipeline --name mine --replace",
         "HF_HUB_OFFLINE=1 sql-diffusion load google/ddpm-cifar10-32 --dsn service=pictures",
+        "sql-diffusion load ./model.safetensors --vae ./vae.safetensors --lora ./style.safetensors:0.8",
     )
 )
 def load(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A repository of the hub, a folder, or a .safetensors file beside its config.json."
+            metavar="SOURCE",
+            help="A repository of the hub, a folder, a .safetensors file beside its config.json, or one that holds a "
+            "whole pipeline: on disk, or as owner/name/file on the hub.",
         ),
     ],
     name: Annotated[
@@ -103,6 +107,22 @@ def load(
         str | None,
         typer.Option(
             metavar="VARIANT", help="Such as fp16; by default the plain weights, or the only variant there is."
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Another autoencoder: a folder, a repository or a .safetensors file."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA file to merge into the networks; can be given again."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="For a file that holds a whole pipeline: a folder or repository whose configurations and tokenizers "
+            "it goes with; by default what its shapes tell, and CLIP's tokenizer from the hub.",
         ),
     ] = None,
     replace: Annotated[
@@ -118,11 +138,13 @@ def load(
 
     It is written in one transaction: a model appears whole, and an interrupted load leaves nothing behind.
     """
+    from .load import Request
     from .load import load as load_checkpoint
 
     with database.connect(dsn) as connection, byte_progress() as progress:
         database.extension_schema(connection)
-        loaded = load_checkpoint(connection, source, name, revision, variant, replace, progress)
+        request = Request(source, revision, variant, config, vae, tuple(lora or ()))
+        loaded = load_checkpoint(connection, request, name, replace, progress)
     for note in loaded.notes:
         err.print(f"Note: {note}", markup=False)
     if as_json:
@@ -132,7 +154,8 @@ def load(
             f"Loaded {loaded.name}: {loaded.parameters:,} parameters, "
             f"{megabytes(loaded.bytes)} of {loaded.dtype}, from {loaded.source}"
         )
-        typer.echo(f"Next: sql-diffusion generate --model {loaded.name} --seed 42 -o butterfly.png")
+        prompt = "--prompt 'a blue butterfly' " if loaded.takes_text else ""
+        typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o butterfly.png")
 
 
 @app.command("list", epilog=examples("sql-diffusion list", "sql-diffusion list --json | jq -r '.[].name'"))
@@ -165,10 +188,9 @@ def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
         database.extension_schema(connection)
         summary = models.find_model(connection, model)
         settings = models.settings(connection, model)
-        plan = models.plan(connection, model)
-    columns = ("step", "operation", "key", "pops", "pushes", "in_channels", "out_channels")
+        plans = {component: models.plan(connection, model, component) for component in sorted(settings["components"])}
     if as_json:
-        print_json({**summary._asdict(), **settings, "plan": [dict(zip(columns, step, strict=True)) for step in plan]})
+        print_json({**summary._asdict(), **settings, "plan": plans.get(models.COMPONENT), "plans": plans})
         return
 
     facts = Table.grid(padding=(0, 2))
@@ -185,21 +207,22 @@ def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
             facts.add_row(label, escape(value))
     print_table(facts)
     for title, content in (
-        ("Network", settings["config"]),
+        *((f"Network {component}", config) for component, config in sorted(settings["components"].items())),
         ("Scheduler", settings["scheduler"]),
         ("Defaults", settings["defaults"]),
     ):
         if content:
-            out.print(f"\n[bold]{title}[/bold]")
+            out.print(f"\n[bold]{escape(title)}[/bold]")
             print_table(settings_table(content))
-    out.print("\n[bold]Plan[/bold]")
-    table = Table("step", "operation", "parameters", "channels", "skip stack", box=None, pad_edge=False)
-    table.columns[0].justify = "right"
-    for step, operation, key, pops, pushes, in_channels, out_channels in plan:
-        channels = "" if in_channels is None else f"{in_channels} → {out_channels}"
-        stack = " ".join(word for word, true in (("pops", pops), ("pushes", pushes)) if true)
-        table.add_row(str(step), operation, key or "", channels, stack)
-    print_table(table)
+    for component, plan in plans.items():
+        out.print(f"\n[bold]Plan of {escape(component)}[/bold]")
+        table = Table("step", "operation", "parameters", "inputs", "channels", box=None, pad_edge=False)
+        table.columns[0].justify = "right"
+        for step in plan:
+            channels = "" if step["in_channels"] is None else f"{step['in_channels']} → {step['out_channels']}"
+            inputs = " ".join(map(str, step["inputs"]))
+            table.add_row(str(step["step"]), step["operation"], step["key"] or "", inputs, channels)
+        print_table(table)
 
 
 @app.command(epilog=examples("sql-diffusion remove ddpm-butterflies-64"))
@@ -217,9 +240,22 @@ def remove(model: Model, dsn: Dsn = "") -> None:
         "sql-diffusion generate --seed 1 --count 9 --grid -o butterflies.png",
         "sql-diffusion generate --seed 42 --animate butterfly.gif --scale 4",
         "sql-diffusion generate --seed 42 --ansi",
+        "sql-diffusion generate --prompt 'a lighthouse at night' --negative rain --size 512x768 --model stable-diffusion-v1-4",
     )
 )
 def generate(
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw, for models that take a text.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative", metavar="TEXT", help="What the picture is to be unlike.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance", help="How closely to follow the prompt; 1 for no guidance.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels: 512x768; the model's own by default.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Which model; the bundled one by default.")
     ] = None,
@@ -266,12 +302,27 @@ def generate(
     pictures.check_output(output, pictures.STILL)
     pictures.check_output(animate, pictures.MOVING)
     list_of_timesteps = parse_timesteps(timesteps)
+    width, height = parse_size(size)
+    for option, value in (("--negative", negative_prompt), ("--guidance", guidance_scale), ("--size", size)):
+        if prompt is None and value is not None:
+            raise Problem(f"{option} goes with a prompt", "Give one: --prompt TEXT", errors.USAGE)
     first = secrets.randbelow(2**32) if seed is None else seed
     seeds = range(first, first + count)
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         name = model_name(connection, model)
-        request = Settings(name, num_inference_steps, list_of_timesteps, scheduler, eta)
+        request = Settings(
+            name,
+            num_inference_steps,
+            list_of_timesteps,
+            scheduler,
+            eta,
+            prompt,
+            negative_prompt,
+            guidance_scale,
+            height,
+            width,
+        )
         total = step_count(connection, request)
         keep = pictures.choose_frames(total) if animate else [total - 1]
         with step_progress() as progress:
@@ -383,6 +434,16 @@ def parse_timesteps(text: str | None) -> list[int] | None:
         raise Problem(
             f"--timesteps {text} is not a list of numbers", "Write it as 500,250,125,60.", errors.USAGE
         ) from None
+
+
+def parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """'512x768' as (512, 768), width first."""
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
+    if match is None:
+        raise Problem(f"--size {text} is not a width and a height", "Write it as 512x768.", errors.USAGE)
+    return int(match[1]), int(match[2])
 
 
 def byte_progress() -> Progress:

@@ -1,8 +1,9 @@
-"""Generates pictures step by step, as ddpm_steps gives them."""
+"""Generates pictures step by step, as ddpm_steps gives them or, of a prompt, text_to_image_steps."""
 
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
+import numpy as np
 from psycopg import sql
 
 from . import __version__
@@ -10,30 +11,40 @@ from .database import Connection, backend_schema, extension_schema, function
 from .errors import MODEL, Problem
 from .tensors import Float32Array
 
+DEFAULT_SCALING = 0.18215  # of the autoencoders whose config does not say it, as diffusers has it
+
 
 class Step(NamedTuple):
     """One step of the sampler, done."""
 
     step: int
     timestep: float
-    sample: Float32Array  # (channels, height, width), -1..1 when it is finished
+    sample: Float32Array  # (channels, height, width), -1..1 when it is finished; of a prompt a latent
 
 
 class Drawn(NamedTuple):
     """One picture, and how it came about."""
 
     timesteps: list[float]  # all that were visited
-    samples: list[Float32Array]  # of the steps that were to be kept
+    samples: list[Float32Array]  # the pictures of the steps that were to be kept, -1..1
 
 
 class Settings(NamedTuple):
-    """What ddpm_steps takes besides the seed; None leaves it to the model."""
+    """What ddpm_steps, or with a prompt text_to_image_steps, takes besides the seed; None leaves it to the model."""
 
     model: str
     num_inference_steps: int | None = None
     timesteps: list[int] | None = None
     scheduler: str | None = None
     eta: float | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+SCHEDULE = ("model", "num_inference_steps", "timesteps", "scheduler", "eta")
 
 
 def model_name(connection: Connection, model: str | None) -> str:
@@ -46,7 +57,7 @@ def model_name(connection: Connection, model: str | None) -> str:
 
 def step_count(connection: Connection, request: Settings) -> int:
     """How many steps a picture takes. The server refuses settings that cannot be, before anything is generated."""
-    query = sql.SQL("select count(*) from sql_diffusion.generation_schedule({})").format(arguments(request))
+    query = sql.SQL("select count(*) from sql_diffusion.generation_schedule({})").format(arguments(request, SCHEDULE))
     row: Any = connection.execute(query).fetchone()
     return int(row[0])
 
@@ -59,7 +70,9 @@ def steps(connection: Connection, seed: int, backend: str | None, request: Setti
         "select (s.row).step, (s.row).timestep, (s.row).sample "
         "from (select {function}(seed => {seed}, {rest}) as row) s"
     ).format(
-        function=function(backend_schema(connection, backend), "ddpm_steps"),
+        function=function(
+            backend_schema(connection, backend), "ddpm_steps" if request.prompt is None else "text_to_image_steps"
+        ),
         seed=sql.Literal(seed),
         rest=arguments(request),
     )
@@ -85,7 +98,24 @@ def draw(
         if number in keep:
             drawn.samples.append(step.sample)
         advance()
-    return drawn
+    if request.prompt is None:
+        return drawn
+    return drawn._replace(samples=[decode(connection, latent, backend, request.model) for latent in drawn.samples])
+
+
+def decode(connection: Connection, latent: Float32Array, backend: str | None, model: str) -> Float32Array:
+    """The picture (3, height, width), -1..1, that a model's autoencoder makes of a latent of its diffusion."""
+    row: Any = connection.execute(
+        "select c.config ->> 'scaling_factor', c.config ->> 'shift_factor' from sql_diffusion.components c "
+        "where c.model = %s and c.component = 'vae'",
+        [model],
+    ).fetchone()
+    scaling_factor, shift_factor = row if row else (None, None)
+    query: Any = sql.SQL("select {}(%b, %s)").format(function(backend_schema(connection, backend), "vae_decode"))
+    own = latent / np.float32(scaling_factor or DEFAULT_SCALING) + np.float32(shift_factor or 0)
+    with connection.cursor(binary=True) as cursor:
+        decoded: Any = cursor.execute(query, [own, model]).fetchone()
+    return np.asarray(decoded[0], np.float32)
 
 
 def description(connection: Connection, request: Settings, timesteps: list[float]) -> dict[str, str]:
@@ -104,16 +134,21 @@ def description(connection: Connection, request: Settings, timesteps: list[float
         "num_inference_steps": str(len(timesteps)),
         "timesteps": ",".join(f"{timestep:g}" for timestep in timesteps),
         "eta": None if request.eta is None else f"{request.eta:g}",
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "guidance_scale": None if request.guidance_scale is None else f"{request.guidance_scale:g}",
+        "height": None if request.height is None else str(request.height),
+        "width": None if request.width is None else str(request.width),
     }
     return {key: value for key, value in text.items() if value is not None}
 
 
-def arguments(request: Settings) -> sql.Composed:
-    """model => 'butterflies', num_inference_steps => 50: what was given, by name."""
+def arguments(request: Settings, names: tuple[str, ...] = Settings._fields) -> sql.Composed:
+    """model => 'butterflies', num_inference_steps => 50: what was given of these, by name."""
     return sql.SQL(", ").join(
         sql.SQL("{} => {}").format(sql.Identifier(key), sql.Literal(value))
         for key, value in request._asdict().items()
-        if value is not None
+        if value is not None and key in names
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ NAME_WIDTH = 26  # of a file's name beside its bar
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """The files of one revision of a checkpoint, by their paths inside it."""
 
@@ -37,6 +37,22 @@ def open_source(text: str, revision: str | None) -> Source:
             "Give a folder, a .safetensors file, or a repository of the hub such as gnokit/ddpm-butterflies-64.",
         )
     return repository_source(text, revision)
+
+
+def open_file(text: str, revision: str | None = None) -> tuple[Source, str] | None:
+    """A file on disk, or one of a repository of the hub: owner/name/file. None where the text names neither."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        path = path.absolute()
+        return replace(folder_source(path.parent), label=str(path)), path.name
+    owner, _, rest = text.partition("/")
+    repository, _, name = rest.partition("/")
+    if not name.endswith(".safetensors") or not REPOSITORY.fullmatch(f"{owner}/{repository}"):
+        return None
+    source = repository_source(f"{owner}/{repository}", revision)
+    if name not in source.names:
+        raise Problem(f"{source.label} has no file {name}", "See what it has at its page of the hub.")
+    return replace(source, label=text), name
 
 
 def folder_source(folder: Path) -> Source:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from psycopg.types.json import Jsonb
 
 from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
-from .checkpoint import Checkpoint, ExpectedModule, Module
+from .checkpoint import Checkpoint, ExpectedModule, Module, read_weight
 from .database import Connection
 from .errors import MODEL, Problem
 from .tensors import read_tensor
+from .tokenizers import Tokenizer, write_tokenizer
 
 COMPONENT = "unet"
 
@@ -31,9 +32,13 @@ class Summary(NamedTuple):
 
 
 SUMMARIES = """
-select m.name, m.pipeline, c.config, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
+select m.name, m.pipeline, c.configs, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
 from sql_diffusion.models m
-left join sql_diffusion.components c on c.model = m.name and c.component = 'unet'
+left join lateral (
+  select pg_catalog.array_agg(c.config) as configs
+  from sql_diffusion.components c
+  where c.model = m.name
+) c on true
 left join lateral (
   -- the size of what is stored out of line is known without reading it
   select sum(pg_catalog.pg_column_size(p.weight) + coalesce(pg_catalog.pg_column_size(p.bias), 0))::bigint as bytes
@@ -57,9 +62,9 @@ def find_model(connection: Connection, name: str) -> Summary:
 
 
 def summary(connection: Connection, row: tuple[Any, ...]) -> Summary:
-    """A row of SUMMARIES, its config turned into the number of parameters that such a network has."""
-    name, pipeline, config, stored, *rest = row
-    shapes = [] if config is None else expected_modules(connection, config)
+    """A row of SUMMARIES, its configs turned into the number of parameters that such networks have."""
+    name, pipeline, configs, stored, *rest = row
+    shapes = [module for config in configs or [] for module in expected_modules(connection, config)]
     count = sum(prod(weight_shape) + prod(bias_shape or [0]) for _, weight_shape, bias_shape in shapes)
     return Summary(name, pipeline, count, stored or 0, *rest)
 
@@ -74,24 +79,34 @@ def unknown(connection: Connection, name: str) -> Problem:
 
 
 def settings(connection: Connection, name: str) -> dict[str, Any]:
-    """A model's configurations: of its network and scheduler, and its defaults."""
+    """A model's configurations: of its U-Net, of each of its networks and of its scheduler, and its defaults."""
     row = connection.execute(
-        "select c.config, m.scheduler, m.defaults from sql_diffusion.models m "
-        "join sql_diffusion.components c on c.model = m.name and c.component = %s where m.name = %s",
-        [COMPONENT, name],
+        "select pg_catalog.jsonb_object_agg(c.component, c.config) as components, m.scheduler, m.defaults "
+        "from sql_diffusion.models m join sql_diffusion.components c on c.model = m.name "
+        "where m.name = %s group by m.name",
+        [name],
     ).fetchone()
     if row is None:
         raise unknown(connection, name)
-    return dict(zip(("config", "scheduler", "defaults"), row, strict=True))
+    components, scheduler, defaults = row
+    return {
+        "config": components.get(COMPONENT),
+        "components": components,
+        "scheduler": scheduler,
+        "defaults": defaults,
+    }
 
 
-def plan(connection: Connection, name: str) -> list[tuple[Any, ...]]:
-    """The steps of its network: step, operation, key, pops, pushes, in_channels, out_channels."""
-    return connection.execute(
-        "select p.step, p.operation, p.key, p.pops, p.pushes, p.in_channels, p.out_channels "
-        "from sql_diffusion.unet_plan(%s) p order by p.step",
-        [name],
+PLAN = ("step", "operation", "key", "inputs", "in_channels", "out_channels", "level", "settings")
+
+
+def plan(connection: Connection, name: str, component: str = COMPONENT) -> list[dict[str, Any]]:
+    """The steps of a network of a model, as sql_diffusion.plan tells them."""
+    rows = connection.execute(
+        f"select {', '.join(f'p.{column}' for column in PLAN)} from sql_diffusion.plan(%s, %s) p order by p.step",
+        [name, component],
     ).fetchall()
+    return [dict(zip(PLAN, row, strict=True)) for row in rows]
 
 
 def remove_model(connection: Connection, name: str) -> None:
@@ -139,31 +154,31 @@ def check_name(connection: Connection, name: str, replace: bool) -> None:
 def expected_modules(connection: Connection, config: dict[str, Any]) -> list[ExpectedModule]:
     """The modules of such a network: key, shape of the weight, shape of the bias or None."""
     return connection.execute(
-        "select p.key, p.weight_shape, p.bias_shape from sql_diffusion.unet_parameters(%s) p", [Jsonb(config)]
+        "select p.key, p.weight_shape, p.bias_shape from sql_diffusion.network_parameters(%s) p", [Jsonb(config)]
     ).fetchall()
 
 
-def check_configuration(connection: Connection, checkpoint: Checkpoint) -> list[ExpectedModule]:
-    """The modules that its network has to have. The server refuses settings that it cannot run, and names them."""
-    connection.execute(
-        "select sql_diffusion.check_component(%s, %s), sql_diffusion.check_scheduler(%s)",
-        [COMPONENT, Jsonb(checkpoint.config), Jsonb(checkpoint.scheduler)],
-    )
-    return expected_modules(connection, checkpoint.config)
+def check_configuration(connection: Connection, checkpoint: Checkpoint) -> dict[str, list[ExpectedModule]]:
+    """The modules that each network has to have. The server refuses settings that it cannot run, and names them."""
+    for component in checkpoint.components:
+        connection.execute("select sql_diffusion.check_component(%s, %s)", [component.name, Jsonb(component.config)])
+    connection.execute("select sql_diffusion.check_scheduler(%s)", [Jsonb(checkpoint.scheduler)])
+    return {component.name: expected_modules(connection, component.config) for component in checkpoint.components}
 
 
 def write_model(
     connection: Connection,
     name: str,
     checkpoint: Checkpoint,
-    modules: list[Module],
+    modules: dict[str, list[Module]],
+    tokenizers: dict[str, Tokenizer],
     sha256: Callable[[], str],
     replace: bool,
     advance: Callable[[int], None],
 ) -> str:
     """Writes a model in one transaction, so that readers see all of it or nothing.
 
-    sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
+    modules are those of each network. sha256 is asked at the end for the digest of the weights, which is returned; where it raises nothing is written.
     advance is told the bytes read.
     """
     with connection.transaction():
@@ -182,22 +197,27 @@ def write_model(
                 checkpoint.pipeline,
                 Jsonb(checkpoint.scheduler),
                 Jsonb(checkpoint.defaults),
-                checkpoint.source.label,
+                checkpoint.label,
                 checkpoint.source.revision,
             ],
         )
-        connection.execute(
-            "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
-            [name, COMPONENT, Jsonb(checkpoint.config)],
-        )
-        copy_modules(connection, name, modules, advance)
+        for component in checkpoint.components:
+            connection.execute(
+                "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
+                [name, component.name, Jsonb(component.config)],
+            )
+            copy_modules(connection, name, component.name, modules[component.name], advance)
+        for part, tokenizer in tokenizers.items():
+            write_tokenizer(connection, name, part, tokenizer)
         connection.execute("select sql_diffusion.check_model(%s)", [name])
         digest = sha256()
         connection.execute("update sql_diffusion.models set sha256 = %s where name = %s", [digest, name])
     return digest
 
 
-def copy_modules(connection: Connection, name: str, modules: list[Module], advance: Callable[[int], None]) -> None:
+def copy_modules(
+    connection: Connection, name: str, component: str, modules: list[Module], advance: Callable[[int], None]
+) -> None:
     """Copies the modules into the table of parameters, one tensor in memory at a time."""
     with (
         connection.cursor() as cursor,
@@ -207,9 +227,8 @@ def copy_modules(connection: Connection, name: str, modules: list[Module], advan
     ):
         copy.write(COPY_SIGNATURE)
         for module in modules:
-            weight = read_tensor(module.weight).reshape(module.weight_shape)
             bias = None if module.bias is None else read_tensor(module.bias)
-            for piece in encode_row(name, COMPONENT, module.key, weight, bias):
+            for piece in encode_row(name, component, module.key, read_weight(module), bias):
                 copy.write(piece)
             advance(module_bytes(module))
         copy.write(COPY_TRAILER)

@@ -23,15 +23,31 @@ Float32Array = NDArray[np.float32]
 STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+# Numbers of things, such as CLIP's position_ids: no network that is run learns them, so they are left in the file.
+COUNTS: dict[str, np.dtype[Any]] = {
+    **{f"{letter}{8 * size}": np.dtype(f"<{letter.lower()}{size}") for letter in "IU" for size in (1, 2, 4, 8)},
+    "BOOL": np.dtype("?"),
+}
+
 
 class Tensor(NamedTuple):
     """Where a tensor lies in a file; nothing of it has been read yet."""
 
     file: Path
     name: str
-    dtype: str  # F32, F16 or BF16
+    dtype: str  # F32, F16 or BF16; of a count I64 and its like
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
+    transposed: bool = False  # whether the file holds the matrix with its rows and columns exchanged
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Some of its rows: the part of the file that holds them, under the same name."""
+        skipped = start * int(np.prod(self.shape[1:], dtype=np.int64)) * self.storage.itemsize
+        return self._replace(shape=(stop - start, *self.shape[1:]), offset=self.offset + skipped)
+
+    def transpose(self) -> "Tensor":
+        """The matrix with its rows and columns exchanged."""
+        return self._replace(shape=self.shape[::-1], transposed=not self.transposed)
 
     @property
     def size(self) -> int:
@@ -41,11 +57,19 @@ class Tensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """How many bytes of the file it takes."""
-        return self.size * STORAGE[self.dtype].itemsize
+        return self.size * self.storage.itemsize
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """How an element lies in the file."""
+        return STORAGE.get(self.dtype) or COUNTS[self.dtype]
 
 
-def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises a Problem for a file that is damaged or of another kind."""
+def read_header(file: Path, counts: bool = False) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, those of whole numbers only where counts says so.
+
+    Raises a Problem for a file that is damaged or of another kind.
+    """
     try:
         with safe_open(file, framework="numpy"):
             pass
@@ -64,8 +88,12 @@ def read_header(file: Path) -> dict[str, Tensor]:
             "It may have been cut short while it was copied or downloaded: fetch it again and compare its SHA-256.",
         ) from error
 
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE]
+    entries = {
+        name: entry
+        for name, entry in header.items()
+        if name != "__metadata__" and (counts or entry["dtype"] not in COUNTS)
+    }
+    odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE | COUNTS]
     if odd:
         raise Problem(
             f"{file} holds tensors of types that are not read: {enumerate_some(odd)}",
@@ -78,6 +106,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
     }
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What else the header of a safetensors file says, in words, such as how a LoRA was trained."""
+    with file.open("rb") as stream:
+        (header_length,) = struct.unpack("<Q", stream.read(8))
+        metadata = json.loads(stream.read(header_length)).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
 def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of two entries of one name the library may have checked the other."""
     if len(dict(pairs)) != len(pairs):
@@ -87,7 +123,7 @@ def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_tensor(tensor: Tensor) -> Float32Array:
     """Its values as float32, in its shape. Raises a Problem where a value is NaN or infinite."""
-    stored = np.fromfile(tensor.file, STORAGE[tensor.dtype], count=tensor.size, offset=tensor.offset)
+    stored = np.fromfile(tensor.file, tensor.storage, count=tensor.size, offset=tensor.offset)
     if stored.size != tensor.size:
         raise Problem(f"{tensor.file} became shorter while it was read", "Load it again when nothing writes to it.")
     if tensor.dtype == "BF16":  # the upper half of a float32
@@ -97,13 +133,14 @@ def read_tensor(tensor: Tensor) -> Float32Array:
 
     finite = np.isfinite(values)
     if not finite.all():
-        first = np.unravel_index(int(finite.argmin()), tensor.shape or (1,))
+        stored_shape = tensor.shape[::-1] if tensor.transposed else tensor.shape
+        first = np.unravel_index(int(finite.argmin()), stored_shape or (1,))
         raise Problem(
             f"{tensor.name} in {tensor.file} holds {finite.size - int(finite.sum())} values that are NaN or infinite, "
             f"the first at [{', '.join(map(str, first))}]",
             "Such a network draws nothing. Take another revision or variant of the checkpoint.",
         )
-    return values.reshape(tensor.shape)
+    return values.reshape(tensor.shape[::-1]).T if tensor.transposed else values.reshape(tensor.shape)
 
 
 def sha256(file: Path) -> str:
