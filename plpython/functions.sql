@@ -165,6 +165,25 @@ language plpython3u stable parallel unsafe
 as 'unet_';
 
 
+-- Autoencoders
+
+create function sql_diffusion_numpy.vae_decode(latent real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_decode';
+
+create function sql_diffusion_numpy.vae_encode(image real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_encode';
+
+create function sql_diffusion_numpy.vae_moments(image real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_moments';
+
+create function sql_diffusion_numpy.vae_sample(moments real[], noise real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'vae_sample';
+
+
 -- Random numbers
 
 create function sql_diffusion_numpy.manual_seed(seed bigint) returns sql_diffusion.generator

@@ -66,41 +66,60 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 
 
 def random_unet(rng: np.random.Generator, **variation: Any) -> UNet2DModel:
-    """SMALL with a variation, and random weights; norms are not left at 1 and 0, where mistakes would not show."""
+    """SMALL with a variation, and random weights."""
     torch.manual_seed(int(rng.integers(2**32)))
     unet = UNet2DModel(**{**SMALL, **variation}).eval()
+    randomize(unet)
+    return unet
+
+
+def randomize(network: torch.nn.Module) -> None:
+    """Norms and biases are not left at 1 and 0, where mistakes would not show."""
     with torch.no_grad():
-        for name, parameter in unet.named_parameters():
+        for name, parameter in network.named_parameters():
             if "norm" in name:
                 parameter += 0.3 * torch.randn(parameter.shape)
             elif name.endswith("bias"):
                 parameter += 0.1 * torch.randn(parameter.shape)
-    return unet
+
+
+def config_of(network: Any) -> dict[str, Any]:
+    """What the checkpoint of a network of diffusers or transformers has in its config.json."""
+    config = network.config if isinstance(network.config, dict) else network.config.to_dict()
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {
+        **own,
+        **(
+            {"_class_name": type(network).__name__}
+            if isinstance(network.config, dict)
+            else {"architectures": [type(network).__name__]}
+        ),
+    }
 
 
 def insert_model(
     connection: psycopg.Connection,
     name: str,
-    unet: UNet2DModel,
+    network: torch.nn.Module,
     scheduler: dict[str, Any] | None = None,
     pipeline: str = "DDPMPipeline",
+    component: str = "unet",
 ) -> None:
-    """Puts a network of diffusers into the tables, as `sql-diffusion load` would."""
+    """Puts a network into the tables, as `sql-diffusion load` would: of a new model, or one more of a model."""
     connection.execute(
-        "insert into sql_diffusion.models (name, pipeline, scheduler) values (%s, %s, %s)",
+        "insert into sql_diffusion.models (name, pipeline, scheduler) values (%s, %s, %s) on conflict (name) do nothing",
         [name, pipeline, json.dumps(scheduler or {"_class_name": "DDPMScheduler"})],
     )
-    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     connection.execute(
-        "insert into sql_diffusion.components (model, component, config) values (%s, 'unet', %s)",
-        [name, json.dumps(config)],
+        "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
+        [name, component, json.dumps(config_of(network))],
     )
-    state = unet.state_dict()
+    state = network.state_dict()
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
         bias = state.get(f"{key}.bias")
         connection.execute(
-            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, 'unet', %s, %s::real[], %s::real[])",
-            [name, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
+            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, %s, %s, %s::real[], %s::real[])",
+            [name, component, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
         )
 
 

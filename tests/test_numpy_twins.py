@@ -13,7 +13,7 @@ NOT_COMPUTING = [
     # checks, which the twins call or say again
     "fail", "check_%",
     # what is read of tables and configurations
-    "choose_backend", "component_config", "default_model", "generation_schedule", "sample_shape", "scheduler_config",
+    "autoencoder", "choose_backend", "component_config", "default_model", "generation_schedule", "latent_channels", "plan_part", "sample_shape", "scheduler_config",
     "scheduler_name", "training_timestep", "unet_config", "unet_convolutions", "unet_parameters", "unet_plan",
     # weights as pure SQL wants them
     "pack", "unpack",
