@@ -185,6 +185,24 @@ create function sql_diffusion_numpy.detokenize(
 language plpython3u stable parallel unsafe
 as 'detokenize';
 
+-- Autoencoders
+
+create function sql_diffusion_numpy.vae_decode(latent real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_decode';
+
+create function sql_diffusion_numpy.vae_encode(image real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_encode';
+
+create function sql_diffusion_numpy.vae_moments(image real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'vae_moments';
+
+create function sql_diffusion_numpy.vae_sample(moments real[], noise real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'vae_sample';
+
 
 -- Random numbers
 

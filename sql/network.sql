@@ -102,6 +102,37 @@ comment on function sql_diffusion.check_model(text) is
   'True for a model whose parameters are those that the configurations of its networks ask for; otherwise an error (55000) that names the first missing, surplus or misshapen one. It reads shapes, not weights.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- The parts of a plan
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- An autoencoder is one network of two graphs: nothing of the encoder goes into the decoder but what is handed over from outside. Steps after one another
+-- that take no earlier step than their own first are a part, and runs without the others.
+create function sql_diffusion.plan_part(plan sql_diffusion.plan_step[], names text[]) returns sql_diffusion.plan_step[]
+language sql immutable parallel safe
+set jit = off
+begin atomic
+  with reached as (
+    select p.step, p.operation, p.key, min(coalesce((select min(i) from unnest(p.inputs) i), p.step)) over (order by p.step desc) = p.step as begins
+    from unnest(plan) p
+  ),
+  parted as (
+    select r.step, r.operation, r.key, count(*) filter (where r.begins) over (order by r.step) as part
+    from reached r
+  ),
+  part as (
+    select min(r.step) as first, max(r.step) as last, bool_or(r.operation = 'input' and r.key = any (names)) as wanted
+    from parted r
+    group by r.part
+  )
+  select coalesce(plan[min(p.first) : max(p.last)], plan)
+  from part p
+  where p.wanted;
+end;
+comment on function sql_diffusion.plan_part(sql_diffusion.plan_step[], text[]) is
+  'The steps of a whole plan that a run with these inputs takes, from the first to the last of the parts that have one of them: of an autoencoder the decoder for the input latent, the encoder for the input image. '
+  'Most networks are of one part; all steps where no part has such an input.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- The run
 -- ---------------------------------------------------------------------------------------------------------------------
 
@@ -158,11 +189,11 @@ set plan_cache_mode = force_generic_plan           -- or PostgreSQL 18 plans eve
 begin atomic
   with recursive
   run (step, operation, key, hidden, kept) as (
-    select 0, null::text, null::text, null::sql_diffusion.feature_maps, '{}'::sql_diffusion.feature_maps[]
+    select (pass[1].this).step - 1, null::text, null::text, null::sql_diffusion.feature_maps, '{}'::sql_diffusion.feature_maps[]
     union all
     select (p.this).step, (p.this).operation, (p.this).key, output.hidden, before.kept
     from run
-         join lateral unnest(pass[run.step + 1 : run.step + 1]) p on true,
+         join lateral unnest(pass[run.step - (pass[1].this).step + 2 : run.step - (pass[1].this).step + 2]) p on true,
          lateral (
            select case when p.keeps is null then run.kept else array(select run.kept[k.place] from unnest(p.keeps) with ordinality k (place) order by k.ordinality) end as kept
            offset 0
@@ -184,7 +215,7 @@ begin atomic
   )
   select r.step, r.operation, r.key, r.hidden
   from run r
-  where r.step > 0;
+  where r.operation is not null;
 end;
 comment on function sql_diffusion.run_pass(sql_diffusion.pass_step[], text[], sql_diffusion.feature_maps[], text, text) is
   'One pass of a network: its steps over its inputs (feature maps and their names), each row a step''s result.';
@@ -208,8 +239,8 @@ begin atomic
   select case
          when (step).level is not null and array_length(value, 1) <> (step).in_channels
          then sql_diffusion.fail(format('%s has %s channels, expected %s', name, array_length(value, 1), (step).in_channels))
-         when (step).level is not null and (array_length(value, 2) % (1 << deepest) <> 0 or array_length(value, 3) % (1 << deepest) <> 0)
-         then sql_diffusion.fail(format('%s is %s high and %s wide, expected multiples of %s', name, array_length(value, 2), array_length(value, 3), 1 << deepest))
+         when (step).level is not null and (array_length(value, 2) % (1 << deepest - (step).level) <> 0 or array_length(value, 3) % (1 << deepest - (step).level) <> 0)
+         then sql_diffusion.fail(format('%s is %s high and %s wide, expected multiples of %s', name, array_length(value, 2), array_length(value, 3), 1 << deepest - (step).level))
          when (step).level is null and not ((step).settings ? 'tokens' and (step).in_channels = 1) and array_length(value, array_ndims(value)) <> (step).in_channels
          then sql_diffusion.fail(format('%s has %s features, expected %s', name, array_length(value, array_ndims(value)), (step).in_channels))
          when (step).settings ? 'num_embeddings'
@@ -221,7 +252,7 @@ begin atomic
          end;
 end;
 comment on function sql_diffusion.check_input(sql_diffusion.plan_step, real[], int, text) is
-  'True for a tensor that this step, of the operation input, takes, otherwise an error (22023) that calls it by this name. deepest: how often the network halves an image.';
+  'True for a tensor that this step, of the operation input, takes, otherwise an error (22023) that calls it by this name. deepest: the highest level of the steps that run.';
 
 create function sql_diffusion.check_inputs(plan sql_diffusion.plan_step[], inputs sql_diffusion.network_input[], name text) returns boolean
 language sql immutable parallel safe
@@ -269,13 +300,16 @@ create function sql_diffusion.run_network(inputs sql_diffusion.network_input[], 
 language sql stable parallel safe rows 60
 begin atomic
   select sql_diffusion.check_model(model);
-  select sql_diffusion.check_inputs((select array_agg(p order by p.step) from sql_diffusion.plan(model, component) p), inputs, coalesce(name, component));
-  select r.step, r.operation, r.key, plan.steps[r.step].level, r.hidden
-  from (select array_agg(p order by p.step) as steps from sql_diffusion.plan(model, component) p) plan,
+  select sql_diffusion.check_inputs(part.steps, inputs, coalesce(name, component))
+  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i where i.value is not null)) as steps
+        from sql_diffusion.plan(model, component) p) part;
+  select r.step, r.operation, r.key, part.steps[r.step - part.steps[1].step + 1].level, r.hidden
+  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i where i.value is not null)) as steps
+        from sql_diffusion.plan(model, component) p offset 0) part,
        (select array_agg(i.name order by i.ordinality) as names, array_agg(sql_diffusion.input_maps(i.value) order by i.ordinality) as maps
         from unnest(inputs) with ordinality i (name, value)
         where i.value is not null) given,
-       sql_diffusion.run_pass(sql_diffusion.pass(plan.steps), given.names, given.maps, model, component) r;
+       sql_diffusion.run_pass(sql_diffusion.pass(part.steps), given.names, given.maps, model, component) r;
 end;
 comment on function sql_diffusion.run_network(sql_diffusion.network_input[], text, text, text) is
   'network_steps with feature maps, as they go from step to step. The name opens error messages (the component''s unless told otherwise).';
@@ -289,7 +323,7 @@ begin atomic
 end;
 comment on function sql_diffusion.network_steps(sql_diffusion.network_input[], text, text) is
   'A pass of any network of a model over its named inputs, one row a step with its result, so that every hidden tensor can be looked at: an image (channels, height, width), tokens (tokens, features) or a vector '
-  '(features). Errors: 42704 unknown model, 55000 unfinished model, 22023 wrong input.';
+  '(features). Of a network of several parts, an autoencoder, those run that take one of the inputs. Errors: 42704 unknown model, 55000 unfinished model, 22023 wrong input.';
 
 create function sql_diffusion.unet_inputs(sample real[], timestep double precision, encoder_hidden_states real[], class_labels real[], timestep_cond real[], text_embeds real[], time_ids real[])
   returns sql_diffusion.network_input[]

@@ -85,20 +85,21 @@ def random_unet(rng: np.random.Generator, **variation: Any) -> UNet2DModel:
 def insert_model(
     connection: psycopg.Connection,
     name: str,
-    unet: Any,
+    network: Any,
     scheduler: dict[str, Any] | None = None,
     pipeline: str = "DDPMPipeline",
+    component: str = "unet",
     **components: Any,
 ) -> None:
-    """Puts networks of diffusers and transformers into the tables, as `sql-diffusion load` would: the U-Net, and others by
-    the names of their components."""
+    """Puts networks of diffusers and transformers into the tables, as `sql-diffusion load` would: one, a U-Net unless
+    told otherwise, and others by the names of their components."""
     connection.execute(
-        "insert into sql_diffusion.models (name, pipeline, scheduler) values (%s, %s, %s)",
+        "insert into sql_diffusion.models (name, pipeline, scheduler) values (%s, %s, %s) on conflict (name) do nothing",
         [name, pipeline, json.dumps(scheduler or {"_class_name": "DDPMScheduler"})],
     )
-    for component, network in {"unet": unet, **components}.items():
-        if network is not None:
-            insert_component(connection, name, component, network)
+    for place, part in {component: network, **components}.items():
+        if part is not None:
+            insert_component(connection, name, place, part)
 
 
 def config_of(network: Any) -> dict[str, Any]:

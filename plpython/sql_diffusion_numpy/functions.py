@@ -593,7 +593,7 @@ def _check_input(row: PlanRow, value: Any, deepest: int, name: str) -> np.ndarra
     check_values(array, name, value)
     if row.level is not None:
         channels, height, width = array.shape
-        factor = 2**deepest
+        factor = 2 ** (deepest - row.level)
         if channels != row.in_channels:
             fail(f"{name} has {channels} channels, expected {row.in_channels}")
         if height % factor or width % factor:
@@ -611,6 +611,7 @@ def _check_input(row: PlanRow, value: Any, deepest: int, name: str) -> np.ndarra
 
 def _check_inputs(plan: list[PlanRow], inputs: dict[str, Any], name: str) -> dict[str, np.ndarray]:
     """The inputs of a network as a batch of one, checked as sql_diffusion.check_inputs does."""
+    plan = network.plan_part(plan, [key for key, value in inputs.items() if value is not None])
     wanted = [row for row in plan if row.operation == "input"]
     deepest = max(0, *(row.level or 0 for row in plan))
     for surplus in (key for key, value in inputs.items() if value is not None):
@@ -673,6 +674,51 @@ def text_encoder(plpy: Any, input_ids: Any, model: str | None, component: str) -
     output = network.run(found, inputs, lambda: session.cancel_point(plpy))["last_hidden_state"][0]
     session.give_memory_back()
     return output
+
+
+# Autoencoders
+
+
+def _autoencoder(plpy: Any, function: str, name: str, value: Any, model: str | None) -> tuple[np.ndarray, int]:
+    """What the autoencoder of a model makes of an input, and the channels of its latents."""
+    [row] = session.query(
+        plpy, "select sql_diffusion.autoencoder($1, $2) as component", ["text"] * 2, [model, function]
+    )
+    found, inputs = _network(plpy, {name: value}, model, row["component"], function)
+    output = network.run(found, inputs, lambda: session.cancel_point(plpy))["sample"][0]
+    session.give_memory_back()
+    [latent] = [row for row in found.plan if row.operation == "input" and row.key == "latent"]
+    return output, latent.in_channels
+
+
+@boundary
+def vae_decode(plpy: Any, latent: Any, model: str | None) -> Any:
+    return _autoencoder(plpy, "vae_decode", "latent", latent, model)[0]
+
+
+@boundary
+def vae_encode(plpy: Any, image: Any, model: str | None) -> Any:
+    encoded, channels = _autoencoder(plpy, "vae_encode", "image", image, model)
+    return encoded[:channels]
+
+
+@boundary
+def vae_moments(plpy: Any, image: Any, model: str | None) -> Any:
+    session.query(plpy, "select sql_diffusion.check_moments($1)", ["text"], [model])
+    return _autoencoder(plpy, "vae_moments", "image", image, model)[0]
+
+
+@boundary
+def vae_sample(plpy: Any, moments: Any, noise: Any) -> Any:
+    of_both = tensor(moments, "vae_sample: moments", "2 latent channels, height, width")
+    drawn = tensor(noise, "vae_sample: noise", "latent channels, height, width")
+    if of_both.shape != (2 * len(drawn), *drawn.shape[1:]):
+        fail(
+            f"vae_sample: moments has shape {braces(of_both.shape)}, "
+            f"expected that of noise, {braces(drawn.shape)}, but for twice the channels"
+        )
+    check_all_values("vae_sample", moments=(of_both, moments), noise=(drawn, noise))
+    return pipeline.sample_latent(of_both, drawn)
 
 
 @boundary

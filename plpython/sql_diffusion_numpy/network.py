@@ -7,7 +7,7 @@ back from a file; run_steps is one pass. What a step does is in the module of op
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,12 +65,27 @@ def input_value(tensor: np.ndarray) -> Value:
     return vector_value(np.ascontiguousarray(tensor, np.float32))
 
 
+def plan_part(plan: list[PlanRow], names: Iterable[str]) -> list[PlanRow]:
+    """The steps of a whole plan that a run with these inputs takes, as sql_diffusion.plan_part has them."""
+    begins = []  # of the parts, the last first
+    least = len(plan)
+    for row in reversed(plan):
+        least = min(least, row.step, *row.inputs)
+        if least == row.step:
+            begins.append(row.step)
+    ends = [len(plan) + 1, *begins]
+    parts = [plan[begin - 1 : end - 1] for begin, end in zip(begins, ends, strict=False)]
+    wanted = [part for part in parts if any(row.operation == "input" and row.key in names for row in part)]
+    return plan[wanted[-1][0].step - 1 : wanted[0][-1].step] if wanted else plan
+
+
 def run_steps(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[PlanRow, Value]]:
     """One pass over its named inputs (input_value), a step at a time: -> the row, and its result."""
-    last_use = {step: row.step for row in network.plan for step in row.inputs}
+    plan = plan_part(network.plan, inputs)
+    last_use = {step: row.step for row in plan for step in row.inputs}
     results: dict[int, Value] = {}
     shared: dict[str, Any] = {}
-    for row in network.plan:
+    for row in plan:
         if row.operation == "input":
             result = input_value(inputs[row.key])
         else:
@@ -104,6 +119,5 @@ def run(
         between()
         if row.operation == "output":
             outputs[row.key] = step_tensor(row, value)
-        if row.step == len(network.plan):
-            outputs["sample"] = step_tensor(row, value)
+    outputs["sample"] = step_tensor(row, value)
     return outputs

@@ -18,6 +18,12 @@ def denormalize(sample: np.ndarray) -> np.ndarray:
     return np.clip(sample / np.float32(2) + np.float32(0.5), np.float32(0), np.float32(1))
 
 
+def sample_latent(moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """A latent from a distribution, the means and after them the logarithms of the variances, with normal noise."""
+    mean, variance = np.split(moments.astype(np.float64), 2, axis=-3)
+    return (mean + np.exp(np.clip(variance, -30, 20) / 2) * noise).astype(np.float32)
+
+
 def sample_steps(
     network: Network,
     schedule: list[ScheduleStep],

@@ -1,4 +1,4 @@
-"""A convolution, and the norm before it where one was left to do."""
+"""A convolution, and the norm before it where one was left to do; with scale_factor 2 of a picture twice as large."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from ..layers.modules import (
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     kernel, stride, padding = (row.settings[name] for name in ("kernel_size", "stride", "padding"))
-    if (kernel, stride, padding) in ((3, 1, 1), (1, 1, 0)):
+    if row.settings.get("scale_factor", 1) == 2:  # of a 3x3 kernel, stride and padding 1
+        weight, bias = read(row.key)
+        lay_out_convolution(layout, row.key, weight, bias, "upsample", (1, 1, 1, 1))
+    elif (kernel, stride, padding) in ((3, 1, 1), (1, 1, 0)):
         lay_out_module(layout, read, row.key, height, width)
     else:
         weight, bias = read(row.key)
