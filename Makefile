@@ -16,8 +16,8 @@ SQL = \
 	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/tokenizers/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
-	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
+	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/text_to_image.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.

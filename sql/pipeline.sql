@@ -13,18 +13,19 @@ begin atomic
   select sql_diffusion.component_config(model);
   with own as (
     select m.scheduler || jsonb_build_object('_class_name', coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')) as config,
-           m.defaults
+           m.defaults,
+           m.pipeline
     from sql_diffusion.models m
     where m.name = generation_schedule.model
   ),
   chosen as materialized (
-    select o.config ->> '_class_name' as own, o.defaults, sql_diffusion.scheduler_config(o.config, scheduler) as config,
+    select o.config ->> '_class_name' as own, o.defaults, o.pipeline, sql_diffusion.scheduler_config(o.config, scheduler) as config,
            num_inference_steps is null and timesteps is null as by_default
     from own o
   ),
   -- The model's own steps are for its own scheduler.
   steps as (
-    select c.config, c.by_default,
+    select c.config, c.by_default, c.pipeline,
            case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own))
                 then c.defaults else '{}' end as defaults
     from chosen c
@@ -39,13 +40,16 @@ begin atomic
        lateral sql_diffusion.schedule_of(
          s.config,
          case when s.by_default and given.list is null
-              then coalesce((s.defaults ->> 'num_inference_steps')::int, case s.config ->> '_class_name' when 'DDPMScheduler' then 1000 else 50 end)
+              then coalesce((s.defaults ->> 'num_inference_steps')::int,
+                            case when s.pipeline like 'LatentConsistency%' then 4
+                                 when s.pipeline in ('DDPMPipeline', 'DDIMPipeline') and s.config ->> '_class_name' = 'DDPMScheduler' then 1000
+                                 else 50 end)
               else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end,
          given.list, eta, strength) p
   order by p.step;
 end;
 comment on function sql_diffusion.generation_schedule(text, int, int[], text, real, double precision) is
-  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm, 50 of the others).';
+  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm for pixels, 4 of consistency models, 50 of the others).';
 
 create function sql_diffusion.denormalize(sample real[]) returns real[]
 language sql immutable strict parallel safe
@@ -65,60 +69,145 @@ return case
        end;
 comment on function sql_diffusion.scaled(real[], double precision) is 'A tensor times a number. Any shape.';
 
-create function sql_diffusion.ddpm_steps(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default null)
+create type sql_diffusion.condition as (
+  names   text[],
+  inputs  sql_diffusion.feature_maps[]
+);
+comment on type sql_diffusion.condition is 'What a U-Net is given beside the sample and the timestep, the same in every step: inputs and their names. NULL for nothing.';
+
+create function sql_diffusion.guidance(unconditional real[], conditional real[], guidance_scale real, guidance_rescale real) returns real[]
+language sql immutable parallel safe
+begin atomic
+  with element as (
+    select u, c, (u + guidance_scale * (c - u))::real as guided
+    from (select unnest(unconditional) as u, unnest(conditional) as c) pair
+  ),
+  -- of the whole tensor, as torch.std
+  spread as (
+    select case when guidance_rescale > 0 then (stddev_samp(e.c::float8) / nullif(stddev_samp(e.guided::float8), 0))::real end as factor
+    from element e
+  )
+  select sql_diffusion.with_shape(
+           (select array_agg(case when s.factor is null then e.guided
+                                  else guidance_rescale * (e.guided * s.factor) + (1::real - guidance_rescale) * e.guided end)
+            from element e, spread s),
+           sql_diffusion.shape(conditional));
+end;
+comment on function sql_diffusion.guidance(real[], real[], real, real) is
+  'Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): away from what the network says without the text, guidance_scale times as far as to what it says with it. guidance_rescale (0 to 1) is the share '
+  'of the result that is brought to the spread of the latter: Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), section 3.4.';
+
+create function sql_diffusion.sample_steps(start real[], generator sql_diffusion.generator, schedule sql_diffusion.schedule_step[], model text,
+    condition sql_diffusion.condition, uncondition sql_diffusion.condition, guidance_scale real, guidance_rescale real)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel safe rows 50
 begin atomic
   with recursive
-  ready as materialized (
-    select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
-           sql_diffusion.check_model(model) as model_is_whole
-  ),
   -- Made once: what stays the same from step to step.
   network as materialized (
     select sql_diffusion.pass(array_agg(p order by p.step)) as pass
-    from ready, sql_diffusion.plan(model) p
-  ),
-  schedule as materialized (
-    select s.step, s as this
-    from ready, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
+    from sql_diffusion.plan(model) p
   ),
   run (step, timestep, sample, pred_original_sample, memory, generator) as (
-    select 0, null::double precision, sql_diffusion.scaled(noise.sample, (s.this).initial_noise), null::real[], null::real[], noise.next
-    from schedule s, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
-    where s.step = 1
+    select 0, null::double precision, sample_steps.start, null::real[], null::real[], sample_steps.generator
     union all
-    select s.step, (s.this).timestep, updated.prev_sample, updated.pred_original_sample, updated.next_memory, coalesce(noise.next, run.generator)
+    select s.step, s.timestep, updated.prev_sample, updated.pred_original_sample, updated.next_memory, coalesce(noise.next, run.generator)
     from run
-         join schedule s on s.step = run.step + 1,
-         network,
-         lateral (
-           select sql_diffusion.from_maps(u.hidden) as model_output
-           from sql_diffusion.run_pass(network.pass, '{sample,timestep}', array[sql_diffusion.to_maps(sql_diffusion.scaled(run.sample, (s.this).input_scale)), sql_diffusion.vector_to_maps(array[(s.this).timestep::real])], model, 'unet') u
+         join lateral unnest(sample_steps.schedule[run.step + 1 : run.step + 1]) s on true
+         cross join network
+         cross join lateral (
+           select array[sql_diffusion.to_maps(sql_diffusion.scaled(run.sample, s.input_scale)), sql_diffusion.vector_to_maps(array[s.timestep::real])] as maps
+           offset 0
+         ) shown
+         cross join lateral (
+           select sql_diffusion.from_maps(u.hidden) as output
+           from sql_diffusion.run_pass(network.pass, '{sample,timestep}'::text[] || (sample_steps.condition).names, shown.maps || (sample_steps.condition).inputs, model, 'unet') u
            order by u.step desc
            limit 1
-         ) predicted,
-         lateral (
+         ) conditional
+         left join lateral (
+           select sql_diffusion.from_maps(u.hidden) as output
+           from sql_diffusion.run_pass(network.pass, '{sample,timestep}'::text[] || (sample_steps.uncondition).names, shown.maps || (sample_steps.uncondition).inputs, model, 'unet') u
+           where (sample_steps.uncondition).names is not null
+           order by u.step desc
+           limit 1
+         ) unconditional
+         on true
+         cross join lateral (
+           select case when unconditional.output is null then conditional.output
+                       else sql_diffusion.guidance(unconditional.output, conditional.output, guidance_scale, guidance_rescale) end as model_output
+           offset 0
+         ) predicted
+         cross join lateral (
            select n.sample, n.next
            from (values (run.generator)) stream (generator)
-                left join lateral sql_diffusion.randn(stream.generator, sql_diffusion.shape(run.sample)) n on (s.this).draws_noise
-         ) noise,
-         lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s.this, run.memory) updated
+                left join lateral sql_diffusion.randn(stream.generator, sql_diffusion.shape(run.sample)) n on s.draws_noise
+         ) noise
+         cross join lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s, run.memory) updated
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r
   where r.step > 0;
 end;
+comment on function sql_diffusion.sample_steps(real[], sql_diffusion.generator, sql_diffusion.schedule_step[], text, sql_diffusion.condition, sql_diffusion.condition, real, real) is
+  'The loop of all pipelines, one row a pass of the schedule as it is done: from the sample start, with fresh noise from the generator where a step draws it, by a model''s U-Net under a condition, guided away from uncondition where that is '
+  'not NULL. Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
+
+create function sql_diffusion.check_unconditional(model text) returns boolean
+language sql stable parallel safe
+return case
+       when exists (select from sql_diffusion.plan(model) p where p.operation = 'input' and p.key = 'encoder_hidden_states')
+       then sql_diffusion.fail(format('model "%s" takes a prompt', model), 'Its pictures: text_to_image(''...'', seed, model => ''...'').')
+       else true
+       end;
+comment on function sql_diffusion.check_unconditional(text) is 'True for a model whose U-Net takes no text, otherwise an error (22023).';
+
+create function sql_diffusion.ddpm_steps(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language sql stable parallel safe rows 50
+begin atomic
+  with
+  ready as materialized (
+    select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
+           sql_diffusion.check_model(model) as model_is_whole,
+           sql_diffusion.check_unconditional(model) as takes_no_text
+  ),
+  schedule as materialized (
+    select array_agg(s order by s.step) as steps
+    from ready, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
+  ),
+  begun as materialized (
+    select sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise) as sample, noise.next as generator, s.steps
+    from schedule s, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
+  )
+  select r.step, r.timestep, r.sample, r.pred_original_sample
+  from begun b,
+       sql_diffusion.sample_steps(b.sample, b.generator, b.steps, model, null, null, null, null) r;
+end;
 comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
-  'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1). '
+  'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1; of a latent model latents). '
   'Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
+
+create function sql_diffusion.finished_image(sample real[], model text) returns real[]
+language sql stable parallel safe
+begin atomic
+  with autoencoder as (
+    select c.component, coalesce((sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision, 1) as scaling_factor
+    from sql_diffusion.components c
+    where c.model = finished_image.model
+      and c.component in ('vae', 'vqvae')
+  )
+  select sql_diffusion.denormalize(coalesce((select sql_diffusion.vae_decode(sql_diffusion.scaled(sample, 1 / a.scaling_factor), model) from autoencoder a), sample));
+end;
+comment on function sql_diffusion.finished_image(real[], text) is
+  'The picture (channels, height, width, values 0 to 1) of a finished sample: of a latent model what its autoencoder decodes of the sample divided by the scaling_factor.';
 
 create function sql_diffusion.ddpm_generate(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null) returns real[]
 language sql stable parallel safe
 begin atomic
-  select sql_diffusion.denormalize(s.sample)
+  select sql_diffusion.finished_image(s.sample, model)
   from sql_diffusion.ddpm_steps(seed, model, num_inference_steps, timesteps, scheduler, eta) s
   order by s.step desc
   limit 1;

@@ -131,27 +131,28 @@ comment on function sql_diffusion.check_scheduler(jsonb) is
 create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
-         when pipeline in ('DDPMPipeline', 'DDIMPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline or DDIMPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+         when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
+                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline') then true
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline or LatentConsistencyModelPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 
 create function sql_diffusion.check_defaults(defaults jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
-  select case
-           when not defaults <@ jsonb_build_object('scheduler', defaults -> 'scheduler', 'num_inference_steps', defaults -> 'num_inference_steps', 'timesteps', defaults -> 'timesteps')
-           then sql_diffusion.fail(format('defaults is %s, expected an object of scheduler, num_inference_steps and timesteps', defaults), errcode => '0A000')
-         end;
-  select sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null}' || defaults, array[
+  select sql_diffusion.check_known_settings('defaults', defaults, '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}'),
+         sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}' || defaults, array[
            ['scheduler', (select string_agg(distinct to_json(n.name)::text, ', ') from sql_diffusion.scheduler_names() n) || ' or null',
              '$ == null || ' || (select string_agg(distinct '$ == ' || to_json(n.name)::text, ' || ') from sql_diffusion.scheduler_names() n)],
            ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
-           ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))']
+           ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))'],
+           ['guidance_scale', 'a number of at least 0 or null', '$ == null || $ >= 0'],
+           ['force_zeros_for_empty_prompt', 'a boolean or null', '$ == null || $ == true || $ == false']
          ]);
+  select true;
 end;
 comment on function sql_diffusion.check_defaults(jsonb) is
-  'True for a model''s default schedule, otherwise an error (0A000) that names what is wrong. The table models checks its rows with it.';
+  'True for a model''s defaults, otherwise an error (0A000) that names what is wrong. The table models checks its rows with it.';
 
 alter table sql_diffusion.models
   add constraint models_pipeline_supported check (sql_diffusion.check_pipeline(pipeline)),
