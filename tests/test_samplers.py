@@ -146,12 +146,12 @@ with recursive schedule as materialized (
   select s.step, s as this
   from sql_diffusion.scheduler_timesteps(%(config)s, %(scheduler)s, %(steps)s, eta => %(eta)s::real) s
 ),
-run (step, timestep, shown, sample, drew, memory, initial_noise, largest) as (
-  select 0, null::double precision, null::real[], %(sample)s::real[], null::boolean, null::real[], (this).initial_noise, null::double precision
+run (step, timestep, input_scale, sample, drew, memory, initial_noise, largest) as (
+  select 0, null::double precision, null::double precision, %(sample)s::real[], null::boolean, null::real[], (this).initial_noise, null::double precision
   from schedule
   where step = 1
   union all
-  select s.step, (s.this).timestep, sql_diffusion.scaled(run.sample, (s.this).input_scale), u.prev_sample, (s.this).draws_noise, u.next_memory, run.initial_noise,
+  select s.step, (s.this).timestep, (s.this).input_scale, u.prev_sample, (s.this).draws_noise, u.next_memory, run.initial_noise,
          greatest(abs((s.this).sample_coefficient) * (select max(abs(x)) from unnest(run.sample) x),
                   abs((s.this).original_coefficient) * (select max(abs(x)) from unnest(u.pred_original_sample) x),
                   abs((s.this).output_coefficient) * (select max(abs(x)) from unnest(told.output) x))
@@ -161,7 +161,7 @@ run (step, timestep, shown, sample, drew, memory, initial_noise, largest) as (
                 from (values (%(outputs)s::jsonb, %(noises)s::jsonb)) given (output, noise)) told,
        lateral {schema}.scheduler_step(told.output, run.sample, told.noise, s.this, run.memory) u
 )
-select step, timestep, shown, sample, drew, initial_noise, largest from run order by step
+select step, timestep, input_scale, sample, drew, initial_noise, largest from run order by step
 """
 
 
@@ -211,14 +211,14 @@ def test_every_step_is_diffusers(
         rows = ours(connection, "sql_diffusion", name, model, settings, steps, passes)
         assert rows[0][5] == pytest.approx(first, rel=1e-6)
         assert [row[1] for row in rows[1:]] == pytest.approx([each[0] for each in passes], rel=1e-6, abs=1e-5)
-        for (_, _, shown, sample, drew, _, largest), (timestep, _, their_shown, _, their_sample, drawn) in zip(
+        for (_, _, input_scale, sample, drew, _, largest), (timestep, before, shown, _, after, drawn) in zip(
             rows[1:], passes, strict=True
         ):
             assert drew == (drawn is not None)
-            assert relative_error(shown, their_shown) < 1e-6
+            assert relative_error(input_scale * before, shown) < 1e-6
             # Of the largest value in the sum: where large terms all but cancel, single precision leaves diffusers no more.
-            error = np.abs(np.array(sample, np.float32) - their_sample).max()
-            assert error < 1e-5 * max(np.abs(their_sample).max(), largest), f"{steps} steps, timestep {timestep}"
+            error = np.abs(np.array(sample, np.float32) - after).max()
+            assert error < 1e-5 * max(np.abs(after).max(), largest), f"{steps} steps, timestep {timestep}"
 
 
 @pytest.mark.parametrize("name", CLASSES)
