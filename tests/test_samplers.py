@@ -216,9 +216,11 @@ def test_every_step_is_diffusers(
         ):
             assert drew == (drawn is not None)
             assert relative_error(input_scale * before, shown) < 1e-6
-            # Of the largest value in the sum: where large terms all but cancel, single precision leaves diffusers no more.
+            # Of the largest value in the sum: where large terms all but cancel, single precision leaves diffusers no more, nor of
+            # a sample that is mostly taken away again.
             error = np.abs(np.array(sample, np.float32) - after).max()
-            assert error < 1e-5 * max(np.abs(after).max(), largest), f"{steps} steps, timestep {timestep}"
+            most = max(1e-5 * max(np.abs(after).max(), largest), 3e-7 * np.abs(before).max())
+            assert error < most, f"{steps} steps, timestep {timestep}"
 
 
 @pytest.mark.parametrize("name", CLASSES)
