@@ -82,10 +82,12 @@ from (
 
 
 def sections_of_names() -> dict[tuple[str, str], str]:
-    """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
+    """The section of each (schema, name): the file that defines it, or the folder in sql/ that the file is in."""
+    folders = [*sorted((ROOT / "sql" / "layers").glob("*.sql")), *sorted((ROOT / "sql" / "schedulers").glob("*.sql"))]
+    joined = {"pack": "packed", "schedule": "schedulers", "scheduler_registry": "schedulers"}
     found = {}
-    for file in [*sorted((ROOT / "sql").glob("*.sql")), *sorted((ROOT / "sql" / "layers").glob("*.sql"))]:
-        section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
+    for file in [*sorted((ROOT / "sql").glob("*.sql")), *folders, ROOT / "build" / "scheduler_registry.sql"]:
+        section = file.parent.name if file in folders else joined.get(file.stem, file.stem)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
             if section not in SECTIONS:
