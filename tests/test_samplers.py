@@ -1,4 +1,8 @@
-"""Every sampler against diffusers': each step's sample, where the network's outputs are the same random ones, from the same noise."""
+"""Every sampler against diffusers': each step's sample, from the same sample, noise and random outputs of the network.
+
+What a sampler remembers is its own from the first step to the last. The samples are diffusers', since where the noise is strong
+(squaredcos_cap_v2 begins with a sigma of 20000) its single precision would be all that a comparison of whole ways finds.
+"""
 
 from __future__ import annotations
 
@@ -147,19 +151,20 @@ with recursive schedule as materialized (
   from sql_diffusion.scheduler_timesteps(%(config)s, %(scheduler)s, %(steps)s, eta => %(eta)s::real) s
 ),
 run (step, timestep, input_scale, sample, drew, memory, initial_noise, largest) as (
-  select 0, null::double precision, null::double precision, %(sample)s::real[], null::boolean, null::real[], (this).initial_noise, null::double precision
+  select 0, null::double precision, null::double precision, null::real[], null::boolean, null::real[], (this).initial_noise, null::double precision
   from schedule
   where step = 1
   union all
   select s.step, (s.this).timestep, (s.this).input_scale, u.prev_sample, (s.this).draws_noise, u.next_memory, run.initial_noise,
-         greatest(abs((s.this).sample_coefficient) * (select max(abs(x)) from unnest(run.sample) x),
+         greatest(abs((s.this).sample_coefficient) * (select max(abs(x)) from unnest(told.sample) x),
                   abs((s.this).original_coefficient) * (select max(abs(x)) from unnest(u.pred_original_sample) x),
                   abs((s.this).output_coefficient) * (select max(abs(x)) from unnest(told.output) x))
   from run
        join schedule s on s.step = run.step + 1,
-       lateral (select (given.output ->> (s.step - 1))::real[] as output, (given.noise ->> (s.step - 1))::real[] as noise
-                from (values (%(outputs)s::jsonb, %(noises)s::jsonb)) given (output, noise)) told,
-       lateral {schema}.scheduler_step(told.output, run.sample, told.noise, s.this, run.memory) u
+       lateral (select (given.sample ->> (s.step - 1))::real[] as sample, (given.output ->> (s.step - 1))::real[] as output,
+                       (given.noise ->> (s.step - 1))::real[] as noise
+                from (values (%(samples)s::jsonb, %(outputs)s::jsonb, %(noises)s::jsonb)) given (sample, output, noise)) told,
+       lateral {schema}.scheduler_step(told.output, told.sample, told.noise, s.this, run.memory) u
 )
 select step, timestep, input_scale, sample, drew, initial_noise, largest from run order by step
 """
@@ -186,7 +191,7 @@ def ours(
             "scheduler": json.dumps({**settings, "_class_name": CLASSES[name].__name__}),
             "steps": steps,
             "eta": eta,
-            "sample": passes[0][1].tolist(),
+            "samples": Jsonb([written(each[1]) for each in passes]),
             "outputs": Jsonb([written(each[3]) for each in passes]),
             "noises": Jsonb([written(each[5]) for each in passes]),
         },
