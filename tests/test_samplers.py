@@ -215,7 +215,10 @@ def test_every_step_is_diffusers(
         first, passes = theirs(name, model, settings, steps, noise, rng)
         rows = ours(connection, "sql_diffusion", name, model, settings, steps, passes)
         assert rows[0][5] == pytest.approx(first, rel=1e-6)
-        assert [row[1] for row in rows[1:]] == pytest.approx([each[0] for each in passes], rel=1e-6, abs=1e-5)
+        # diffusers cuts fractions off: 998.99999 of one rounding is 999 of another
+        assert [row[1] for row in rows[1:]] == pytest.approx(
+            [each[0] for each in passes], rel=1e-6, abs=1 if spread else 1e-5
+        )
         for (_, _, input_scale, sample, drew, _, largest), (timestep, before, shown, _, after, drawn) in zip(
             rows[1:], passes, strict=True
         ):
