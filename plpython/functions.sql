@@ -267,3 +267,31 @@ create function sql_diffusion_numpy.ddpm_generate(
 ) returns table (seed bigint, image real[])
 language plpython3u stable parallel unsafe rows 10
 as 'ddpm_generate_many';
+
+create function sql_diffusion_numpy.text_to_image_steps(
+  prompt text, seed bigint, model text, negative_prompt text default null, num_inference_steps int default null,
+  guidance_scale real default null, height int default null, width int default null, scheduler text default null,
+  timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null
+) returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language plpython3u stable parallel unsafe rows 50
+as 'text_to_image_steps';
+
+create function sql_diffusion_numpy.text_to_image(
+  prompt text, seed bigint, model text, negative_prompt text default null, num_inference_steps int default null,
+  guidance_scale real default null, height int default null, width int default null, scheduler text default null,
+  timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null
+) returns real[]
+language plpython3u stable parallel unsafe
+as 'text_to_image';
+
+create function sql_diffusion_numpy.text_to_image(
+  prompts text[], seeds bigint[], model text, negative_prompt text default null, num_inference_steps int default null,
+  guidance_scale real default null, height int default null, width int default null, scheduler text default null,
+  timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null
+) returns table (prompt text, seed bigint, image real[])
+language plpython3u stable parallel unsafe rows 10
+as 'text_to_image_many';
+
+create function sql_diffusion_numpy.latent_preview(latent real[]) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'latent_preview';

@@ -41,8 +41,10 @@ SECTIONS = {
     "images": "Pictures",
     "tables": "Tables",
     "pipeline": "Sampling",
+    "text_to_image": "A picture from a prompt",
     "schedulers": "Schedulers",
-    "unet": "The network",
+    "networks": "Networks",
+    "operations": "Operations",
     "layers": "Layers",
     "tokenizers": "Tokenizers",
     "tensors": "Tensors",
@@ -83,11 +85,17 @@ from (
 
 
 def sections_of_names() -> dict[tuple[str, str], str]:
-    """The section of each (schema, name): the file that defines it, or the folder for all files of sql/layers and sql/tokenizers."""
+    """The section of each (schema, name): the file that defines it, or the folder in sql/ that the file is in."""
+    joined = {
+        "pack": "packed", "schedule": "schedulers", "scheduler_registry": "schedulers", "plan": "networks",
+        "network": "networks", "autoencoders": "networks", "blocks": "networks",
+    }  # fmt: skip
     found = {}
-    folders = [ROOT / "sql" / name for name in ("layers", "tokenizers")]
-    for file in [file for folder in [ROOT / "sql", *folders] for file in sorted(folder.glob("*.sql"))]:
-        section = file.parent.name if file.parent in folders else {"pack": "packed"}.get(file.stem, file.stem)
+    files = [*(ROOT / "sql").glob("*.sql"), *(ROOT / "sql").glob("[!u]*/*.sql")]  # not the updates
+    made = [ROOT / "build" / f"{name}.sql" for name in ("operations", "networks", "scheduler_registry")]
+    for file in sorted(files) + made:
+        place = file.stem if file.parent.name in ("sql", "build") else file.parent.name
+        section = joined.get(place, place)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
             if section not in SECTIONS:

@@ -49,6 +49,26 @@ as $$
 $$;
 comment on function sql_diffusion.numpy_generate(bigint[], text, int, int[], text, real) is 'Calls sql_diffusion_numpy.ddpm_generate with the same arguments.';
 
+create function sql_diffusion.numpy_text_steps(prompt text, seed bigint, model text, negative_prompt text, num_inference_steps int, guidance_scale real, height int, width int, scheduler text, timesteps int[], eta real, guidance_rescale real, clip_skip int)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language sql stable parallel unsafe rows 50
+as $$
+  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
+  from (select sql_diffusion_numpy.text_to_image_steps(numpy_text_steps.prompt, numpy_text_steps.seed, numpy_text_steps.model, numpy_text_steps.negative_prompt, numpy_text_steps.num_inference_steps, numpy_text_steps.guidance_scale, numpy_text_steps.height, numpy_text_steps.width, numpy_text_steps.scheduler, numpy_text_steps.timesteps, numpy_text_steps.eta, numpy_text_steps.guidance_rescale, numpy_text_steps.clip_skip) as row
+        offset 0) s
+$$;
+comment on function sql_diffusion.numpy_text_steps(text, bigint, text, text, int, real, int, int, text, int[], real, real, int) is 'Calls sql_diffusion_numpy.text_to_image_steps with the same arguments.';
+
+create function sql_diffusion.numpy_text_images(prompts text[], seeds bigint[], model text, negative_prompt text, num_inference_steps int, guidance_scale real, height int, width int, scheduler text, timesteps int[], eta real, guidance_rescale real, clip_skip int)
+  returns table (prompt text, seed bigint, image real[])
+language sql stable parallel unsafe rows 10
+as $$
+  select (g.row).prompt, (g.row).seed, (g.row).image
+  from (select sql_diffusion_numpy.text_to_image(numpy_text_images.prompts, numpy_text_images.seeds, numpy_text_images.model, numpy_text_images.negative_prompt, numpy_text_images.num_inference_steps, numpy_text_images.guidance_scale, numpy_text_images.height, numpy_text_images.width, numpy_text_images.scheduler, numpy_text_images.timesteps, numpy_text_images.eta, numpy_text_images.guidance_rescale, numpy_text_images.clip_skip) as row
+        offset 0) g
+$$;
+comment on function sql_diffusion.numpy_text_images(text[], bigint[], text, text, int, real, int, int, text, int[], real, real, int) is 'Calls sql_diffusion_numpy.text_to_image with the same arguments.';
+
 set local check_function_bodies to on;
 
 create function @extschema@.ddpm_steps(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
@@ -102,3 +122,58 @@ comment on function @extschema@.ddpm_generate(bigint, text, int, int[], text, re
   'else the bundled butterflies. num_inference_steps or timesteps (descending): by default the model''s own schedule. scheduler: ddpm, ddim, euler, dpmsolver++ or another of '
   'sql_diffusion.schedulers(), or settings in JSON ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true}). eta: 0 to 1, the share of '
   'fresh noise in ddim, the gamma of tcd. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint and seed, to within one grey level.';
+
+create function @extschema@.text_to_image_steps(prompt text, seed bigint, model text default null, negative_prompt text default null, num_inference_steps int default null,
+    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
+    guidance_rescale real default 0, clip_skip int default null)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language sql stable parallel unsafe rows 50
+begin atomic
+  select s.step, s.timestep, s.sample, s.pred_original_sample
+  from sql_diffusion.text_to_image_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) s
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
+  from (
+    select sql_diffusion.numpy_text_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) s;
+end;
+comment on function @extschema@.text_to_image_steps(text, bigint, text, text, int, real, int, int, text, int[], real, text, real, int) is
+  'Watch a prompt''s picture come out of the noise: one row a pass of the schedule as it is done, with the latent it leads to and the guess of the finished one '
+  '(channels, height, width). sql_diffusion.latent_preview is a cheap look at either, sql_diffusion.finished_image a whole one. Arguments as for text_to_image.';
+
+create function @extschema@.text_to_image(prompts text[], seeds bigint[], model text default null, negative_prompt text default null, num_inference_steps int default null,
+    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
+    guidance_rescale real default 0, clip_skip int default null)
+  returns table (prompt text, seed bigint, image real[])
+language sql stable parallel unsafe rows 10
+begin atomic
+  select g.prompt, g.seed, g.image
+  from sql_diffusion.text_to_image(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) g
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select (g.row).prompt, (g.row).seed, (g.row).image
+  from (
+    select sql_diffusion.numpy_text_images(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) g;
+end;
+comment on function @extschema@.text_to_image(text[], bigint[], text, text, int, real, int, int, text, int[], real, text, real, int) is
+  'Pictures of several prompts, each with its seed, one row (prompt, seed, image) each, in their order; each is the picture that they give alone. Arguments as for one prompt.';
+
+create function @extschema@.text_to_image(prompt text, seed bigint, model text default null, negative_prompt text default null, num_inference_steps int default null,
+    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
+    guidance_rescale real default 0, clip_skip int default null) returns real[]
+language sql stable parallel unsafe
+begin atomic
+  select g.image
+  from @extschema@.text_to_image(array[prompt], array[seed], model, negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
+end;
+comment on function @extschema@.text_to_image(text, bigint, text, text, int, real, int, int, text, int[], real, text, real, int) is
+  'A picture (channels, height, width, values 0 to 1) of what the prompt says. seed: any bigint, the noise is torch''s for it. model: by default the setting sql_diffusion.model, else a bundled one that takes a prompt. '
+  'negative_prompt: what it is not to show. num_inference_steps or timesteps (descending), scheduler and eta: as for ddpm_generate. guidance_scale (0 or more; 1 for none): how closely it follows the prompt, by default what the '
+  'model''s pipeline has (7.5; 5 with sizes; 8.5 of consistency models). height and width in pixels: by default those the model was made for. guidance_rescale (0 to 1): see sql_diffusion.guidance. clip_skip: so many of the '
+  'last layers of the text encoder are left out. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint, prompt and seed, to within one grey level.';

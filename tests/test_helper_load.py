@@ -367,8 +367,8 @@ def test_networks_that_are_not_run(db: str, pipeline: Path) -> None:
     assert "StableDiffusionPipeline" in command.fail(db, 4, "load", pipeline)
     (pipeline / "model_index.json").write_text(json.dumps(index))
 
-    (pipeline / "scheduler/scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
-    assert "PNDMScheduler" in command.fail(db, 4, "load", pipeline)
+    (pipeline / "scheduler/scheduler_config.json").write_text('{"_class_name": "DEISMultistepScheduler"}')
+    assert "DEISMultistepScheduler" in command.fail(db, 4, "load", pipeline)
     assert names(db) == []
 
 

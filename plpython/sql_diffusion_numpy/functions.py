@@ -10,7 +10,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -979,6 +979,26 @@ def _pictures_at_once(shape: list[int]) -> int:
     return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
 
 
+_AUTOENCODER = """
+select c.component, coalesce((sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision, 1) as scaling_factor
+from sql_diffusion.components c
+where c.model = $1
+  and c.component in ('vae', 'vqvae')
+"""
+
+
+def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndarray:
+    """The pictures of finished samples (batch, ...), as sql_diffusion.finished_image makes them, one after the other."""
+    rows = session.query(plpy, _AUTOENCODER, ["text"], [model])
+    if not rows:
+        return pipeline.denormalize(samples)
+    between = functools.partial(session.cancel_point, plpy)
+    autoencoder = parameters.get_model(plpy, model, rows[0]["component"], between).network
+    latents = schedulers.scaled(samples, 1 / rows[0]["scaling_factor"])
+    decoded = [network.run(autoencoder, {"latent": latent[None]}, between)["sample"][0] for latent in latents]
+    return pipeline.denormalize(np.array(decoded))
+
+
 def _sample(
     plpy: Any,
     seeds: list[int],
@@ -993,6 +1013,7 @@ def _sample(
         return
     progress = session.progress_of(plpy, session.begin(plpy))
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
+    session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])
     [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
     schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
@@ -1028,7 +1049,7 @@ def ddpm_generate(
     picture = None
     for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
         if last:
-            picture = pipeline.denormalize(sample[0])
+            picture = _finish_images(plpy, sample, model)[0]
     return picture
 
 
@@ -1044,8 +1065,150 @@ def ddpm_generate_many(
         (seed, picture)
         for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
         if last
-        for seed, picture in zip(batch, pipeline.denormalize(sample), strict=True)
+        for seed, picture in zip(batch, _finish_images(plpy, sample, model), strict=True)
     ]
+
+
+_TEXT_SETTINGS = "select (s).* from sql_diffusion.text_to_image_settings($1, $2, $3, $4, $5, $6, $7, $8) s"
+_TEXT_TYPES = ["text", "text", "text", "real", "int", "int", "real", "int"]
+
+
+class TextArguments(NamedTuple):
+    """The arguments of text_to_image behind prompt and seed, in their order."""
+
+    model: str | None
+    negative_prompt: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    height: int | None
+    width: int | None
+    scheduler: str | None
+    timesteps: Any
+    eta: float | None
+    guidance_rescale: float | None
+    clip_skip: int | None
+
+
+def _encode_prompt(plpy: Any, prompt: str, model: str, settings: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Hidden states (1, tokens, features) and pooled vector (1, features) or None, as sql_diffusion.encode_prompt."""
+    hidden, pooled = [], None
+    between = functools.partial(session.cancel_point, plpy)
+    for component, skipped in zip(settings["encoders"], settings["layers_skipped"], strict=True):
+        words = tokenizer.get_tokenizer(plpy, model, component.replace("text_encoder", "tokenizer"))
+        ids = np.array(tokenizer.tokenize(plpy, prompt, words, True, True), np.float32)
+        encoder = parameters.get_model(plpy, model, component, between).network
+        outputs = network.run(encoder, {"input_ids": ids[None, :, None]}, between)
+        layers = sum(name.startswith("hidden_states.") for name in outputs) - 1
+        states = outputs[f"hidden_states.{layers - skipped}"]
+        if settings["final_norm"] and skipped == 0:
+            states = outputs["last_hidden_state"]
+        elif settings["final_norm"]:
+            norm = "text_model.final_layer_norm"
+            eps = next(row.settings["eps"] for row in encoder.plan if row.key == norm)
+            weight, bias = encoder.arrays[f"{norm}.weight"], encoder.arrays[f"{norm}.bias"]
+            states = token_normalisation.layer_norm_tokens(states, weight, bias, eps)
+        hidden.append(states)
+        pooled = outputs.get("text_embeds", pooled)
+    return np.concatenate(hidden, axis=2), pooled
+
+
+def _prompt_inputs(told: tuple[np.ndarray, np.ndarray | None], settings: Any) -> dict[str, np.ndarray]:
+    hidden, pooled = told
+    inputs = {"encoder_hidden_states": hidden}
+    if settings["time_ids"] is not None and pooled is not None:
+        inputs["text_embeds"], inputs["time_ids"] = pooled, np.array([settings["time_ids"]], np.float32)
+    if settings["timestep_cond"] is not None:
+        inputs["timestep_cond"] = np.array([settings["timestep_cond"]], np.float32)
+    return inputs
+
+
+def _text_samples(
+    plpy: Any, prompts: list[str | None], seeds: list[int | None], arguments: TextArguments
+) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """-> place of the first of a batch, the step, whether it is the last, samples and guesses of the finished ones."""
+    if None in seeds:
+        fail("seed is null, expected an integer")
+    tell = session.begin(plpy)
+    progress, between = session.progress_of(plpy, tell), functools.partial(session.cancel_point, plpy)
+    model = arguments.model
+    settings = []
+    for prompt in prompts:
+        values = [
+            prompt, model, arguments.negative_prompt, arguments.guidance_scale, arguments.height, arguments.width,
+            arguments.guidance_rescale, arguments.clip_skip,
+        ]  # fmt: skip
+        [row] = session.query(plpy, _TEXT_SETTINGS, _TEXT_TYPES, values)
+        settings.append(row)
+    assert model is not None and arguments.guidance_rescale is not None  # text_to_image_settings refuses them
+    session.query(plpy, "select sql_diffusion.check_model($1)", ["text"], [model])
+    if not prompts:
+        return
+    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
+    schedule = _generation_schedule(
+        plpy, row["settings"], model, arguments.num_inference_steps, json.dumps(arguments.timesteps),
+        arguments.scheduler, arguments.eta,
+    )  # fmt: skip
+    first = settings[0]  # all but the prompt is the same
+    positive = [_prompt_inputs(_encode_prompt(plpy, prompt or "", model, first), first) for prompt in prompts]
+    negative = None
+    if first["guided"]:
+        if first["negative_prompt"] is None:
+            negative = {name: np.zeros_like(value) for name, value in positive[0].items()}
+            negative["time_ids"] = positive[0]["time_ids"]
+        else:
+            negative = _prompt_inputs(_encode_prompt(plpy, first["negative_prompt"], model, first), first)
+    unet = parameters.get_model(plpy, model, "unet", between).network
+    shape = list(first["latent_shape"])
+    many = _pictures_at_once(shape)
+    for begin in range(0, len(prompts), many):
+        batch = [seed for seed in seeds[begin : begin + many] if seed is not None]
+        told = {name: np.concatenate([each[name] for each in positive[begin : begin + many]]) for name in positive[0]}
+        untold = None
+        if negative is not None:
+            untold = {name: np.repeat(value, len(batch), axis=0) for name, value in negative.items()}
+        condition = pipeline.Condition(told, untold, first["guidance_scale"], arguments.guidance_rescale)
+        which = "" if len(prompts) == 1 else f", pictures {begin + 1} to {begin + len(batch)} of {len(prompts)}"
+
+        def tick(step: schedulers.ScheduleStep, which: str = which) -> None:
+            session.cancel_point(plpy)
+            progress(f"step {step.step} of {len(schedule)}{which}")
+
+        for step, sample, original in pipeline.sample_steps(unet, schedule, batch, shape, tick, condition):
+            yield begin, step, step.step == len(schedule), sample, original
+    session.give_memory_back()
+
+
+@boundary
+def text_to_image_steps(plpy: Any, prompt: str | None, seed: int | None, *arguments: Any) -> Iterator[Any]:
+    for _, step, _, sample, original in _text_samples(plpy, [prompt], [seed], TextArguments(*arguments)):
+        yield step.step, step.timestep, sample[0], original[0]
+
+
+@boundary
+def text_to_image(plpy: Any, prompt: str | None, seed: int | None, *arguments: Any) -> Any:
+    picture = None
+    for _, _, last, sample, _ in _text_samples(plpy, [prompt], [seed], TextArguments(*arguments)):
+        if last:
+            picture = _finish_images(plpy, sample, arguments[0])[0]
+    session.give_memory_back()
+    return picture
+
+
+@boundary
+def text_to_image_many(plpy: Any, prompts: Any, seeds: Any, *arguments: Any) -> Iterator[Any]:
+    session.query(plpy, "select sql_diffusion.check_prompts($1, $2)", ["text[]", "bigint[]"], [prompts, seeds])
+    for begin, _, last, sample, _ in _text_samples(plpy, prompts, seeds, TextArguments(*arguments)):
+        if last:
+            for number, picture in enumerate(_finish_images(plpy, sample, arguments[0]), begin):
+                yield prompts[number], seeds[number], picture
+    session.give_memory_back()
+
+
+@boundary
+def latent_preview(plpy: Any, latent: Any) -> Any:
+    array = tensor(latent, "latent_preview: latent", "channels, height, width")
+    check_all_values("latent_preview", latent=(array, latent))
+    return pipeline.latent_preview(array)
 
 
 @boundary

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,69 @@ def denormalize(sample: np.ndarray) -> np.ndarray:
     return np.clip(sample / np.float32(2) + np.float32(0.5), np.float32(0), np.float32(1))
 
 
+# Red, green and blue of the four channels of Stable Diffusion's latents, a linear fit.
+_COLORS = np.array(
+    [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
+)
+
+
+def latent_preview(latent: np.ndarray) -> np.ndarray:
+    """(channels, height, width) -> (3, height, width), values 0 to 1: a cheap look at a latent."""
+    channels = latent.astype(np.float64)
+    if len(latent) == 4:
+        image = np.tensordot(_COLORS.T, channels, 1) / 2 + 0.5
+    else:
+        image = channels[[min(color, len(latent) - 1) for color in range(3)]]
+        low, high = image.min((1, 2), keepdims=True), image.max((1, 2), keepdims=True)
+        image = np.divide(image - low, high - low, out=np.full_like(image, 0.5), where=high > low)
+    clipped: np.ndarray = np.clip(image, 0, 1).astype(np.float32)
+    return clipped
+
+
 def sample_latent(moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """A latent from a distribution, the means and after them the logarithms of the variances, with normal noise."""
     mean, variance = np.split(moments.astype(np.float64), 2, axis=-3)
     return (mean + np.exp(np.clip(variance, -30, 20) / 2) * noise).astype(np.float32)
+
+
+class Condition(NamedTuple):
+    """What a U-Net is given beside samples and timestep, the same in every step: inputs by name, each (batch, ...)."""
+
+    inputs: Mapping[str, np.ndarray]
+    uncondition: Mapping[str, np.ndarray] | None = None  # what to guide away from
+    guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+
+
+NOTHING = Condition({})
+
+
+def guidance(output: np.ndarray, scale: float, rescale: float) -> np.ndarray:
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, equation 6) of a batch (2 * batch, ...) whose
+    first half is without the condition; rescale is the share brought back to its spread (arXiv:2305.08891, section 3.4).
+    """
+    unconditional, conditional = np.split(output, 2)
+    guided: np.ndarray = unconditional + np.float32(scale) * (conditional - unconditional)
+    if rescale > 0:
+        axes = tuple(range(1, guided.ndim))
+        wanted, spread = (np.std(x, axis=axes, ddof=1, keepdims=True, dtype=np.float64) for x in (conditional, guided))
+        factor = np.divide(wanted, spread, out=np.ones_like(spread), where=spread > 0).astype(np.float32)
+        guided = np.float32(rescale) * (guided * factor) + np.float32(1 - rescale) * guided
+    return guided
+
+
+def predict(
+    network: Network, sample: np.ndarray, timestep: float, condition: Condition, between: Callable[[], None]
+) -> np.ndarray:
+    """What a U-Net says of samples (batch, channels, height, width); guidance is one pass of twice the batch."""
+    inputs = {"sample": sample, "timestep": np.array([timestep], np.float32), **condition.inputs}
+    if condition.uncondition is None:
+        return run(network, inputs, between)["sample"]
+    inputs["sample"] = np.concatenate([sample, sample])
+    for name, value in condition.inputs.items():
+        inputs[name] = np.concatenate([condition.uncondition[name], value])
+    output = run(network, inputs, between)["sample"]
+    return guidance(output, condition.guidance_scale, condition.guidance_rescale)
 
 
 def sample_steps(
@@ -30,6 +90,7 @@ def sample_steps(
     seeds: list[int],
     shape: list[int],
     between: Callable[[ScheduleStep], None],
+    condition: Condition = NOTHING,
 ) -> Iterator[tuple[ScheduleStep, np.ndarray, np.ndarray]]:
     """Sampling, a step at a time, of one picture a seed: -> step, samples and guesses of the finished ones.
 
@@ -46,8 +107,8 @@ def sample_steps(
 
     sample, memory = scaled(draw(), schedule[0].initial_noise), None
     for step in schedule:
-        inputs = {"sample": scaled(sample, step.input_scale), "timestep": np.array([step.timestep], np.float32)}
-        model_output = run(network, inputs, functools.partial(between, step))["sample"]
+        shown = scaled(sample, step.input_scale)
+        model_output = predict(network, shown, step.timestep, condition, functools.partial(between, step))
         noise = draw() if step.draws_noise else None
         sample, original, memory = scheduler_step(model_output, sample, noise, step, memory)
         yield step, sample, original

@@ -55,7 +55,7 @@ def scheduler_step(
         original = _threshold(original, step.threshold_ratio, step.threshold_max or 1)
     elif step.clip_range is not None:
         np.clip(original, -step.clip_range, step.clip_range, out=original)
-    remembered = [] if memory is None else memory.astype(np.float64)
+    remembered = np.empty((0,)) if memory is None else memory.astype(np.float64)
     previous = step.original_coefficient * original + step.sample_coefficient * x
     previous += step.output_coefficient * output
     if step.draws_noise and noise is not None:

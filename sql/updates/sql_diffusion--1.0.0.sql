@@ -124,6 +124,51 @@ alter function sql_diffusion.run_step(sql_diffusion.plan_step,real[],real[],text
 alter function sql_diffusion.scaled_dot_product_attention(real[],real[],real[]) rename to scaled_dot_product_attention_of_1_0_0;
 alter function sql_diffusion.slots(real[],double precision) rename to slots_of_1_0_0;
 
+alter function sql_diffusion.ddpm_steps(bigint,text,integer,integer[],text,real) rename to ddpm_steps_of_1_0_0;
+alter function sql_diffusion.generation_schedule(text,integer,integer[],text,real) rename to generation_schedule_of_1_0_0;
+alter function sql_diffusion.numpy_steps(bigint,text,integer,integer[],text,real) rename to numpy_steps_of_1_0_0;
+alter function sql_diffusion.scheduler_config(jsonb) rename to scheduler_config_of_1_0_0;
+alter function sql_diffusion.scheduler_step(real[],real[],real[],sql_diffusion.schedule_step) rename to scheduler_step_of_1_0_0;
+alter function sql_diffusion.scheduler_timesteps(jsonb,text,integer,integer[],real) rename to scheduler_timesteps_of_1_0_0;
+alter function @extschema@.ddpm_steps(bigint,text,integer,integer[],text,real,text) rename to ddpm_steps_of_1_0_0;
+
+-- A schedule's row has other columns now. Functions that name the old ones, and will go, let go of them first; the type itself stays,
+-- since functions of sql_diffusion_numpy take it.
+create or replace function sql_diffusion.scheduler_step_of_1_0_0(model_output real[], sample real[], noise real[], step sql_diffusion.schedule_step,
+    out prev_sample real[], out pred_original_sample real[])
+language sql immutable parallel safe
+as 'select null::real[], null::real[]';
+create or replace function sql_diffusion.generation_schedule_of_1_0_0(model text, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default 0) returns setof sql_diffusion.schedule_step
+language sql stable parallel safe rows 50
+as 'select null::sql_diffusion.schedule_step';
+create or replace function sql_diffusion.ddpm_steps_of_1_0_0(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default 0)
+  returns table (step int, timestep int, sample real[], pred_original_sample real[])
+language sql stable parallel safe rows 50
+as 'select null::int, null::int, null::real[], null::real[]';
+
+-- type sql_diffusion.scheduler
+alter type sql_diffusion.schedule_step
+  drop attribute timestep, drop attribute previous_timestep, drop attribute original_from_sample, drop attribute original_from_output,
+  drop attribute clip_range, drop attribute original_coefficient, drop attribute sample_coefficient, drop attribute output_coefficient,
+  drop attribute noise_coefficient, drop attribute draws_noise;
+alter type sql_diffusion.schedule_step
+  add attribute timestep double precision, add attribute previous_timestep double precision, add attribute input_scale double precision,
+  add attribute original_from_sample double precision, add attribute original_from_output double precision,
+  add attribute clip_range double precision, add attribute threshold_ratio double precision, add attribute threshold_max double precision,
+  add attribute original_coefficient double precision, add attribute sample_coefficient double precision,
+  add attribute output_coefficient double precision, add attribute noise_coefficient double precision, add attribute draws_noise boolean,
+  add attribute memory_coefficients double precision[], add attribute memory_update double precision[],
+  add attribute initial_noise double precision, add attribute added_original double precision, add attribute added_noise double precision;
+comment on type sql_diffusion.schedule_step is
+  'One pass of a schedule: its number from 1, the timestep that the network is told (it may have a fraction), the one the step leads to (below 0: the finished picture), '
+  'what the network''s input is multiplied by, and the coefficients of the update (see scheduler_step). clip_range NULL: no clipping; threshold_ratio and threshold_max: '
+  'dynamic thresholding. draws_noise: whether fresh noise is drawn from the stream. memory_update: a row for each tensor that is remembered, with the coefficients of original, sample, '
+  'output and each tensor remembered before. To begin at this step: initial_noise * noise, or added_original * picture + added_noise * noise.';
+
+set local check_function_bodies to off;
+
 -- functions
 
 alter table sql_diffusion.tokenizers
@@ -150,6 +195,14 @@ alter table sql_diffusion.parameters
 drop function
   sql_diffusion.attention_columns_of_1_0_0(real[],real[],real[]),
   sql_diffusion.attention_core_of_1_0_0(real[],real[],real[],text),
+  sql_diffusion.ddpm_steps_of_1_0_0(bigint,text,integer,integer[],text,real),
+  sql_diffusion.generation_schedule_of_1_0_0(text,integer,integer[],text,real),
+  sql_diffusion.numpy_steps_of_1_0_0(bigint,text,integer,integer[],text,real),
+  sql_diffusion.scheduler_config_of_1_0_0(jsonb),
+  sql_diffusion.scheduler_step_of_1_0_0(real[],real[],real[],sql_diffusion.schedule_step),
+  sql_diffusion.scheduler_timesteps_of_1_0_0(jsonb,text,integer,integer[],real),
+  @extschema@.ddpm_steps_of_1_0_0(bigint,text,integer,integer[],text,real,text),
+  sql_diffusion.inference_timesteps(jsonb,integer),
   sql_diffusion.attention_heads_of_1_0_0(real[],real[],real[],integer,integer),
   sql_diffusion.attention_heads_parallel_of_1_0_0(real[],real[],real[],integer,integer),
   sql_diffusion.attention_numbers_of_1_0_0(real[],real[],real[],text),
@@ -170,3 +223,4 @@ drop function
   sql_diffusion.scaled_dot_product_attention_of_1_0_0(real[],real[],real[]),
   sql_diffusion.slots_of_1_0_0(real[],double precision);
 drop type sql_diffusion.tensor;
+set local check_function_bodies to on;

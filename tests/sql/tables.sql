@@ -45,7 +45,7 @@ reset sql_diffusion.model;
 insert into models (name, pipeline, scheduler) values ('', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}');
 \set VERBOSITY default
 insert into models (name, pipeline, scheduler) values ('x', 'StableDiffusionPipeline', '{"_class_name": "DDPMScheduler"}');
-insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "EulerDiscreteScheduler"}');
+insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DEISMultistepScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}');
 update components set config = config || '{"act_fn": "gelu"}' where model = 'tiny';
 update components set config = config || '{"mid_block_type": "UNetMidBlock2DCrossAttn"}' where model = 'tiny';
