@@ -15,10 +15,13 @@ PYTHON3 ?= python3
 SQL = \
 	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql \
+	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/verbs.sql sql/images/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
+
+IMAGES = image checksums huffman deflate inflate image_png image_from_png image_resize image_grid characters
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
