@@ -113,4 +113,4 @@ dist:
 # The long tests: hundreds of generations, cancels and sessions, odd arguments by the ten thousand, five minutes of everything at once.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_image_from_png.py

@@ -58,6 +58,10 @@ alter function sql_diffusion.run_plan(sql_diffusion.plan_step[],real[],double pr
 alter function sql_diffusion.run_step(sql_diffusion.plan_step,real[],real[],text) rename to run_step_of_1_0_0;
 alter function sql_diffusion.slots(real[],double precision) rename to slots_of_1_0_0;
 
+-- A view may show image_png of before. It goes on doing so, as what that function still is: image_png without compression.
+alter function @extschema@.image_png(real[],integer) set schema sql_diffusion;
+alter function sql_diffusion.image_png(real[],integer) rename to image_png_stored;
+
 -- functions
 
 -- Triggers that replication fires too.
