@@ -278,7 +278,9 @@ def pngs(draw: Draw) -> bytes:
 
 def pixels_of(rows: Any) -> Any:
     """What image_png has answered, as pixels: the bytes of its file are each backend's own."""
-    return [None if row is None else np.asarray(Image.open(io.BytesIO(bytes.fromhex(row[2:])))).tolist() for row in rows]
+    return [
+        None if row is None else np.asarray(Image.open(io.BytesIO(bytes.fromhex(row[2:])))).tolist() for row in rows
+    ]
 
 
 @st.composite

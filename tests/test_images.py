@@ -112,7 +112,11 @@ def test_png_of_many_blocks(connection: psycopg.Connection) -> None:
 @given(data=st.data())
 def test_compressed_lines(connection: psycopg.Connection, data: st.DataObject) -> None:
     """Runs of every length, few and many different bytes, lines that come again: what zlib reads is what went in."""
-    runs = st.lists(st.tuples(st.integers(0, data.draw(st.sampled_from([0, 1, 3, 255]))), st.integers(1, 600)), min_size=1, max_size=60)
+    runs = st.lists(
+        st.tuples(st.integers(0, data.draw(st.sampled_from([0, 1, 3, 255]))), st.integers(1, 600)),
+        min_size=1,
+        max_size=60,
+    )
     line = [byte for byte, times in data.draw(runs) for _ in range(times)]
     lines = [line, line[::-1], [255 - byte for byte in line]][: data.draw(st.integers(1, 3))]
     repeats = data.draw(st.lists(st.integers(1, 9), min_size=len(lines), max_size=len(lines)))
