@@ -35,7 +35,7 @@ nothing else it returns NULL for a NULL argument.
 | 0A000 | a setting of a checkpoint that is not supported |
 """
 
-# file of sql/, title of its section
+# file or folder of sql/, title of its section
 SECTIONS = {
     "verbs": "What people type",
     "images": "Pictures",
@@ -82,10 +82,12 @@ from (
 
 
 def sections_of_names() -> dict[tuple[str, str], str]:
-    """The section of each (schema, name): the file that defines it, or layers for all files of sql/layers."""
+    """The section of each (schema, name): the file that defines it, or the folder, layers or images."""
     found = {}
-    for file in [*sorted((ROOT / "sql").glob("*.sql")), *sorted((ROOT / "sql" / "layers").glob("*.sql"))]:
-        section = "layers" if file.parent.name == "layers" else {"pack": "packed"}.get(file.stem, file.stem)
+    folders = [ROOT / "sql", ROOT / "sql" / "layers", ROOT / "sql" / "images"]
+    for file in [file for folder in folders for file in sorted(folder.glob("*.sql"))]:
+        section = {"sql": file.stem}.get(file.parent.name, file.parent.name)
+        section = {"pack": "packed"}.get(section, section)
         pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
             if section not in SECTIONS:

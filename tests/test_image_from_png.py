@@ -328,7 +328,7 @@ WRONG = [
     (HEAD + END, "22023", "png has the chunk IEND at byte 33, where none can be"),
     (HEAD + chunk(b"ABCD", b"") + DATA + END, "22023", "png has the chunk ABCD at byte 33, which is not known, and without which a picture cannot be read"),
     (HEAD + chunk(b"PLTE", bytes(3)) + DATA + END, "22023", "png has the chunk PLTE at byte 33, where none can be"),
-    (HEAD + DATA + chunk(b"tEXt", b"") + DATA + END, "22023", "png has the chunk IDAT at byte 71, where none can be"),
+    (HEAD + DATA + chunk(b"tEXt", b"") + DATA + END, "22023", f"png has the chunk IDAT at byte {45 + len(DATA)}, where none can be"),
     (HEAD + chunk(b"tRNS", b"") + DATA + END, "22023", "png has 0 bytes in the chunk tRNS at byte 33, which it cannot have"),
     (png_of(GRAY, 3, 8), "22023", "png has the chunk IDAT at byte 66, where none can be"),
     (png_of(GRAY, 3, 8, palette=np.zeros(4)), "22023", "png has 4 bytes in the chunk PLTE at byte 66, which it cannot have"),
