@@ -831,9 +831,6 @@ def image_resize(plpy: Any, image: Any, height: int, width: int, method: str) ->
     if method not in ("nearest", "bilinear", "bicubic", "lanczos"):
         fail(f'image_resize: method is "{method}", expected nearest, bilinear, bicubic or lanczos')
     check_size([len(array), height, width], "image_resize: output")
-    columns_first = resizing.resizes_columns_first(*array.shape[1:], height, width)
-    between = height if columns_first else array.shape[1]
-    check_size([len(array), between, width], "image_resize: picture of the new width")
     return resizing.image_resize(array, height, width, method, lambda: session.cancel_point(plpy))
 
 

@@ -87,11 +87,8 @@ begin atomic
     when image_resize.method not in ('nearest', 'bilinear', 'bicubic', 'lanczos')
       then sql_diffusion.fail(format('image_resize: method is "%s", expected nearest, bilinear, bicubic or lanczos', image_resize.method))
     end;
-  select
-    sql_diffusion.check_size(array[array_length(image_resize.image, 1), image_resize.height, image_resize.width], 'image_resize: output'),
-    sql_diffusion.check_size(array[array_length(image_resize.image, 1), z.height, image_resize.width], 'image_resize: picture of the new width')
-  from (select case when sql_diffusion.resizes_columns_first(array_length(image_resize.image, 2), array_length(image_resize.image, 3), image_resize.height, image_resize.width)
-          then image_resize.height else array_length(image_resize.image, 2) end as height) z;
+  -- What is between the two passes is never larger than both the picture that comes and the one that goes.
+  select sql_diffusion.check_size(array[array_length(image_resize.image, 1), image_resize.height, image_resize.width], 'image_resize: output');
   -- Colours count as much as they cover: they are multiplied by alpha before, and divided by it afterwards.
   with size as materialized (
     select s.channels, s.height, s.width, s.height * s.width as area, image_resize.height * image_resize.width as new_area,
