@@ -91,6 +91,7 @@ begin atomic
     select s.channels, s.height, s.width, s.width * image_png.scale * s.channels as row_bytes
     from (select array_length(image_png.image, 1) as channels, array_length(image_png.image, 2) as height, array_length(image_png.image, 3) as width) s
     where image_png.compression > 0
+      and cardinality(image_png.image)::bigint * image_png.scale <= 16777216                     -- what takes hundreds of megabytes is stored
   ),
   level as materialized (
     select sql_diffusion.image_levels(image_png.image) as levels
@@ -120,4 +121,4 @@ begin atomic
     where length(c.data) < (s.row_bytes + 1) * s.height * image_png.scale), sql_diffusion.image_png_stored(image_png.image, image_png.scale));
 end;
 comment on function sql_diffusion.image_png(real[], int, int) is
-  'An image as the bytes of a PNG, in pure SQL: see the verb of this name. compression is 0 for none; 1 to 9 are the same here.';
+  'An image as the bytes of a PNG, in pure SQL: see the verb of this name. compression is 0 for none; 1 to 9 are the same here. Rows that hold more than 16777216 values in all, each but once, are stored.';
