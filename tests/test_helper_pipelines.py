@@ -210,6 +210,8 @@ def test_wrappers(wrapper: str, rng: np.random.Generator, tmp_path: Path) -> Non
         if wrapper == "ema_model.":  # beside the averages, the weights themselves and how often they were averaged
             tensors |= {key.replace("ema_model.", "online_model."): value + 1 for key, value in tensors.items()}
             tensors |= {"step": torch.tensor(7), "initted": torch.tensor(True)}
+        if wrapper == "_orig_mod.":  # as torch.compile leaves it that wrapped a part
+            tensors = {key.replace("mid_block.", "mid_block._orig_mod."): value for key, value in tensors.items()}
         save_file(tensors, file)
     assert_all_read(opened(tmp_path / "whole"), pipeline)
 
@@ -416,7 +418,7 @@ def test_another_autoencoder(kind: str, rng: np.random.Generator, tmp_path: Path
         tensors = pipelines.original_vae(other, "first_stage_model." if kind == "original" else "")
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, source)
     checkpoint = opened(tmp_path / "whole", vae=str(source))
-    assert checkpoint.label == f"{tmp_path / 'whole'} + {source}"
+    assert checkpoint.label == f"{tmp_path / 'whole'} + {source.name}"
     by_name = {component.name: component for component in checkpoint.components}
     assert_read(by_name["vae"], other)
     assert_read(by_name["unet"], pipeline.unet)
@@ -476,7 +478,7 @@ def test_a_pipeline_in_the_tables(database: str, layout: str, rng: np.random.Gen
         ).fetchone()
     assert row is not None
     assert row[0] == "StableDiffusionPipeline" and row[3] == ["tokenizer"]
-    assert row[1] == f"{source} + {tmp_path / 'style.safetensors'}:0.5"
+    assert row[1] == f"{source} + style.safetensors:0.5"
     weights = sorted((tmp_path / "whole").glob("*/*.safetensors")) if layout == "folder" else [source]
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in [*weights, tmp_path / "style.safetensors"]]
     assert row[2] == hashlib.sha256("".join(digests).encode()).hexdigest()
