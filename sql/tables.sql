@@ -21,7 +21,7 @@ comment on column sql_diffusion.models.defaults is
   'Without it, what the diffusers pipeline does: 1000 steps of DDPM or 50 of DDIM.';
 comment on column sql_diffusion.models.source is 'the repository or path that the checkpoint was read from';
 comment on column sql_diffusion.models.revision is 'the revision of the repository, where there is one';
-comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of weights; of several, of their hexadecimal digests one after the other, in the order of their names';
+comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of weights; of the concatenated digests, in file order, where there are several files';
 comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
 comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out';
 
