@@ -116,7 +116,9 @@ class Checkpoint:
     defaults: dict[str, Any]
     notes: list[str]  # what the user should be told
     tokenizers: list[TokenizerFiles] = field(default_factory=list)
-    additions: list[str] = field(default_factory=list)  # what else went into it: an autoencoder, LoRA files
+    additions: list[str] = field(
+        default_factory=list
+    )  # the names of what else went into it: an autoencoder, LoRA files
 
     @property
     def label(self) -> str:
@@ -265,6 +267,12 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
         )
     defaults = {**{name: index[name] for name in INDEX_SETTINGS if name in index}, **defaults}
     return Checkpoint(source, pipeline, scheduler, components, defaults, notes, tokenizers)
+
+
+def addition(source: Source) -> str:
+    """What models.source is to say of a file or folder that went into a model: its name, or that of its repository."""
+    path = Path(source.label)
+    return path.name if path.is_absolute() else source.label
 
 
 def network_folders(source: Source, networks: Networks) -> dict[str, str]:

@@ -366,9 +366,9 @@ def verify(
     dsn: Dsn = "",
     as_json: Json = False,
 ) -> None:
-    """Run a model beside diffusers, layer by layer, and print how far apart they are.
+    """Run each network of a model beside diffusers, layer by layer, and print how far apart they are.
 
-    Needs torch and diffusers here: pip install torch diffusers. Exits with 1 where a layer differs by more
+    Needs torch and diffusers here, of text encoders transformers: pip install torch diffusers transformers. Exits with 1 where a layer differs by more
     than 1e-4 of its largest value.
     """
     from .verify import TOLERANCE
@@ -382,11 +382,14 @@ def verify(
     if as_json:
         print_json([{**layer._asdict(), "relative": layer.relative, "passed": layer.passed} for layer in layers])
     else:
-        table = Table("step", "operation", "layer", "largest value", "error", "relative", "", box=None, pad_edge=False)
-        for column in (0, 3, 4, 5):
+        table = Table(
+            "network", "step", "operation", "layer", "largest value", "error", "relative", "", box=None, pad_edge=False
+        )
+        for column in (1, 4, 5, 6):
             table.columns[column].justify = "right"
         for layer in layers:
             table.add_row(
+                layer.component,
                 str(layer.step),
                 layer.operation,
                 layer.key,
