@@ -95,11 +95,11 @@ create function sql_diffusion.zlib_stored(bytes bytea) returns bytea
 language sql immutable strict parallel safe
 begin atomic
   -- RFC 1950 around RFC 1951: the header, stored blocks (last or not, length, its complement, bytes), and the checksum
-  select '\x7801'::bytea
+  select E'\\x7801'::bytea
     || string_agg(
-      case when b.start + 65535 < length(zlib_stored.bytes) then '\x00'::bytea else '\x01'::bytea end
-        || set_byte(set_byte('\x0000'::bytea, 0, b.size & 255), 1, b.size >> 8)
-        || set_byte(set_byte('\x0000'::bytea, 0, (65535 - b.size) & 255), 1, (65535 - b.size) >> 8)
+      case when b.start + 65535 < length(zlib_stored.bytes) then E'\\x00'::bytea else E'\\x01'::bytea end
+        || set_byte(set_byte(E'\\x0000'::bytea, 0, b.size & 255), 1, b.size >> 8)
+        || set_byte(set_byte(E'\\x0000'::bytea, 0, (65535 - b.size) & 255), 1, (65535 - b.size) >> 8)
         || substring(zlib_stored.bytes from b.start + 1 for b.size),
       ''::bytea order by b.start)
     || substring(int8send(sql_diffusion.adler32(zlib_stored.bytes)) from 5)
@@ -134,13 +134,13 @@ begin atomic
     from pixel p
     group by p.y
   )
-  select '\x89504e470d0a1a0a'::bytea
+  select E'\\x89504e470d0a1a0a'::bytea
     || sql_diffusion.png_chunk('IHDR',
       int4send(array_length(image_png.image, 3) * image_png.scale)
       || int4send(array_length(image_png.image, 2) * image_png.scale)
-      || '\x08'::bytea                                                                       -- bits a sample
-      || (array['\x00', '\x04', '\x02', '\x06']::bytea[])[array_length(image_png.image, 1)]   -- gray, gray and alpha, RGB, RGBA
-      || '\x000000'::bytea)
+      || E'\\x08'::bytea                                                                       -- bits a sample
+      || (array[E'\\x00', E'\\x04', E'\\x02', E'\\x06']::bytea[])[array_length(image_png.image, 1)]   -- gray, gray and alpha, RGB, RGBA
+      || E'\\x000000'::bytea)
     || sql_diffusion.png_chunk('IDAT', sql_diffusion.zlib_stored(decode(string_agg(r.hex, '' order by r.y), 'hex')))
     || sql_diffusion.png_chunk('IEND', ''::bytea)
   from row_of_pixels r;
@@ -200,6 +200,9 @@ begin atomic
   select case
     when image_ansi.scale not between 1 and 100
       then sql_diffusion.fail(format('image_ansi: scale is %s, expected 1 to 100', image_ansi.scale))
+    when getdatabaseencoding() not in ('UTF8', 'SQL_ASCII')
+      then sql_diffusion.fail(format('image_ansi: the encoding of the database is %s, expected UTF8, which has half blocks', getdatabaseencoding()),
+                              'image_ascii draws with letters, in every encoding.', '0A000')
     end;
   -- A character cell shows two pixels: the upper half block is painted with the upper one's colour, its ground with the lower one's.
   with pixel as (
@@ -217,13 +220,15 @@ begin atomic
                  case when cardinality(p.bytes) in (2, 4) then p.bytes[cardinality(p.bytes)] / 255.0 else 1 end as alpha) c
   )
   select string_agg(format(E'\033[38;2;%s;%sm%s', upper_pixel.colour, coalesce('48;2;' || lower_pixel.colour, '49'),
-      repeat(convert_from('\xe29680', 'UTF8'), image_ansi.scale)), '' order by upper_pixel.x) || E'\033[0m'
+      repeat(half_block.character, image_ansi.scale)), '' order by upper_pixel.x) || E'\033[0m'
   from generate_series(0, array_length(image_ansi.image, 2) * image_ansi.scale - 1, 2) as line (y)
     join coloured upper_pixel on upper_pixel.y = line.y / image_ansi.scale
     left join coloured lower_pixel on lower_pixel.y = (line.y + 1) / image_ansi.scale and lower_pixel.x = upper_pixel.x
+    -- Not a constant, which the planner would convert, and fail, before the encoding is looked at.
+    cross join (select convert_from(case when getdatabaseencoding() in ('UTF8', 'SQL_ASCII') then E'\\xe29680'::bytea end, 'UTF8') as character) half_block
   group by line.y
   order by line.y;
 end;
 comment on function @extschema@.image_ansi(real[], int) is
   'An image (channels, height, width), values 0..1, as lines of half blocks in true colour, two rows of pixels a line: psql -At shows the picture. Each pixel becomes a square of '
-  'scale by scale. An alpha channel fades to black. The database''s encoding has to be UTF8.';
+  'scale by scale. An alpha channel fades to black. Error 0A000 where the database''s encoding has no half blocks: neither UTF8 nor SQL_ASCII.';

@@ -43,7 +43,7 @@ create function sql_diffusion.scheduler_name(scheduler text) returns text
 language sql immutable parallel safe
 begin atomic
   with given as (
-    select lower(regexp_replace(scheduler, 'Scheduler$', '')) as name
+    select lower(regexp_replace(scheduler, 'Scheduler$', '') collate "C") as name   -- whatever the language: the Turkish i is another letter
   )
   select case
            when given.name in ('ddpm', 'ddim') then given.name

@@ -88,7 +88,8 @@ begin atomic
   with unknown as (
     select k.setting
     from jsonb_object_keys(config) as k (setting)
-    where k.setting not like '\_%'
+    where not starts_with(k.setting, '_')
+      and config -> k.setting <> 'null'   -- what newer versions of diffusers add, and leave as it was before
       and not sql_diffusion.unet_config('{}') ? k.setting
     order by k.setting
     limit 1
