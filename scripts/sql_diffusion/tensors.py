@@ -20,8 +20,15 @@ from .errors import Problem, enumerate_some
 Float32Array = NDArray[np.float32]
 
 # What is read, and how it lies in the file (little endian, as the format says).
-STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Counters and positions that lie beside the weights: passed over, since no parameter is an integer.
+INTEGERS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 
 
 class Tensor(NamedTuple):
@@ -29,7 +36,7 @@ class Tensor(NamedTuple):
 
     file: Path
     name: str
-    dtype: str  # F32, F16 or BF16
+    dtype: str  # of STORAGE
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
 
@@ -65,11 +72,12 @@ def read_header(file: Path) -> dict[str, Tensor]:
         ) from error
 
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    entries = {name: entry for name, entry in entries.items() if entry["dtype"] not in INTEGERS}
     odd = [f"{name} is {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] not in STORAGE]
     if odd:
         raise Problem(
             f"{file} holds tensors of types that are not read: {enumerate_some(odd)}",
-            "float32, float16 and bfloat16 are. Convert it in diffusers: "
+            "float64, float32, float16 and bfloat16 are. Convert it in diffusers: "
             "pipeline.to(torch.float32).save_pretrained(folder), then load the folder.",
         )
     return {
@@ -93,7 +101,8 @@ def read_tensor(tensor: Tensor) -> Float32Array:
     if tensor.dtype == "BF16":  # the upper half of a float32
         values = (stored.astype(np.uint32) << 16).view(np.float32)
     else:
-        values = stored.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
+            values = stored.astype(np.float32, copy=False)
 
     finite = np.isfinite(values)
     if not finite.all():

@@ -35,6 +35,7 @@ class Comparison(NamedTuple):
 
 def verify(connection: Connection, name: str, seed: int, timestep: int, backend: str | None) -> list[Comparison]:
     """Every layer of one pass of the network, in order."""
+    config = settings(connection, name)["config"]  # first, since what is no model needs no torch
     try:
         import torch
         from diffusers import UNet2DModel
@@ -45,7 +46,6 @@ def verify(connection: Connection, name: str, seed: int, timestep: int, backend:
             USAGE,
         ) from error
 
-    config = settings(connection, name)["config"]
     network: Any = UNet2DModel.from_config(config).eval()
     network.load_state_dict(read_weights(connection, name, torch), strict=True)
 
