@@ -15,7 +15,7 @@ PYTHON3 ?= python3
 SQL = \
 	sql/schema.sql sql/errors.sql sql/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/tensors.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
-	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
+	sql/unet.sql sql/pack.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/images.sql sql/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 LAYERS = feature_maps silu add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules resnet_block attention_block downsample upsample
@@ -27,6 +27,9 @@ DOCS       = $(wildcard doc/*.md)
 # The fast path: an install script that holds the Python package.
 EXTENSION  += extension/sql_diffusion_numpy
 DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
+
+# A server that the plain script was run on becomes one with the extension, its models kept (doc/install.md).
+DATA_built += build/sql_diffusion--unpackaged.sql build/sql_diffusion--unpackaged--$(EXTVERSION).sql
 
 # ALTER EXTENSION UPDATE, from each older version that sql/updates tells how to leave
 UPDATES     = $(patsubst sql/updates/%.sql,build/%--$(EXTVERSION).sql,$(wildcard sql/updates/*.sql))
@@ -68,6 +71,14 @@ build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.cont
 		$(wildcard plpython/*.py plpython/*.sql plpython/*/*.py plpython/*/*/*.py)
 	@mkdir -p build
 	$(PYTHON3) plpython/build.py > $@.new && mv $@.new $@
+
+build/sql_diffusion--unpackaged.sql:
+	@mkdir -p build
+	echo '-- Nothing is made: ALTER EXTENSION UPDATE takes over what the plain script made.' > $@
+
+build/sql_diffusion--unpackaged--$(EXTVERSION).sql: $(SQL) scripts/managed_sql.py Makefile
+	@mkdir -p build
+	$(PYTHON3) scripts/managed_sql.py unpackaged $(SQL) > $@.new && mv $@.new $@
 
 build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
 	@mkdir -p build

@@ -48,6 +48,7 @@ SECTIONS = {
     "random": "Random numbers",
     "packed": "Packed kernels",
     "parallel": "Parallel workers",
+    "progress": "Progress",
     "errors": "Errors",
 }
 

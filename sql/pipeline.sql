@@ -55,7 +55,8 @@ begin atomic
   with recursive
   ready as materialized (
     select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
-           sql_diffusion.check_model(model) as model_is_whole
+           sql_diffusion.check_model(model) as model_is_whole,
+           clock_timestamp() as began
   ),
   -- Made once: what stays the same from step to step.
   plan as materialized (
@@ -89,7 +90,8 @@ begin atomic
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r
-  where r.step > 0;
+  where r.step > 0
+    and sql_diffusion.tell_progress(r.step, (select count(*) from schedule)::int, extract(epoch from clock_timestamp() - (select began from ready))::double precision);
 end;
 comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
   'Sampling in pure SQL, one row a step as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1). '

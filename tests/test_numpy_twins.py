@@ -17,6 +17,8 @@ NOT_COMPUTING = [
     "scheduler_name", "training_timestep", "unet_config", "unet_convolutions", "unet_parameters", "unet_plan",
     # weights as pure SQL wants them
     "pack", "unpack",
+    # progress, which the other backend tells by itself
+    "notice", "tell_progress",
     # the way to the other backend
     "numpy_%",
     # pictures for people, which need no network
