@@ -117,6 +117,7 @@ def test_the_settings_of_a_database_change_nothing(
                     assert ours == theirs
     finally:
         command.succeed(numpy_database, "remove", model)
+        command.succeed(name, "remove", model)
 
 
 def test_compiling_everything_changes_nothing(numpy_connection: psycopg.Connection, rng: np.random.Generator) -> None:
