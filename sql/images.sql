@@ -202,7 +202,7 @@ begin atomic
       then sql_diffusion.fail(format('image_ansi: scale is %s, expected 1 to 100', image_ansi.scale))
     when getdatabaseencoding() not in ('UTF8', 'SQL_ASCII')
       then sql_diffusion.fail(format('image_ansi: the encoding of the database is %s, expected UTF8, which has half blocks', getdatabaseencoding()),
-                              'image_ascii draws with letters, in every encoding.', '0A000')
+                              'image_ascii draws with letters, in every encoding.', '55000')
     end;
   -- A character cell shows two pixels: the upper half block is painted with the upper one's colour, its ground with the lower one's.
   with pixel as (
@@ -231,4 +231,4 @@ begin atomic
 end;
 comment on function @extschema@.image_ansi(real[], int) is
   'An image (channels, height, width), values 0..1, as lines of half blocks in true colour, two rows of pixels a line: psql -At shows the picture. Each pixel becomes a square of '
-  'scale by scale. An alpha channel fades to black. Error 0A000 where the database''s encoding has no half blocks: neither UTF8 nor SQL_ASCII.';
+  'scale by scale. An alpha channel fades to black. Error 55000 where the database''s encoding has no half blocks: neither UTF8 nor SQL_ASCII.';
