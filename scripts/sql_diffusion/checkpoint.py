@@ -123,7 +123,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """What models.source is to say."""
-        return " + ".join([self.source.label, *self.additions])
+        return " + ".join([self.source.public, *self.additions])
 
 
 def open_checkpoint(text: str, revision: str | None, variant: str | None, progress: Progress) -> Checkpoint:
@@ -144,21 +144,24 @@ def file_checkpoint(path: Path, revision: str | None, variant: str | None, progr
     if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
         raise Problem(f"{path} is not a .safetensors file", "Give the file of weights, or the folder that it lies in.")
     path = path.absolute()
-    in_pipeline = path.parent.name == "unet" and (path.parent.parent / "model_index.json").is_file()
+    in_pipeline = path.parent.name in ("unet", "unet_ema") and (path.parent.parent / "model_index.json").is_file()
     root = path.parent.parent if in_pipeline else path.parent
     source = folder_source(root)
     name = path.relative_to(root).as_posix()
-    folder = "unet/" if in_pipeline else ""
+    folder = f"{path.parent.name}/" if in_pipeline else ""
     if f"{folder}config.json" not in source.names:
         raise Problem(f"there is no config.json beside {path}", "It says how the network is built: put it there.")
     return read_checkpoint(source, {folder: name}, None, progress)
 
 
 def network_folder(source: Source) -> str:
-    """'unet/' in a pipeline, '' where the U-Net is at the root."""
-    for folder in ("unet/", ""):
+    """'unet/' in a pipeline, or 'unet_ema/' where only the averaged one was kept; '' where the U-Net is at the root."""
+    for folder in ("unet/", "unet_ema/", ""):
         if f"{folder}config.json" in source.names:
             return folder
+    pickled = [name for name in source.names if name.endswith(PICKLES)]
+    if pickled and not any(name.endswith(".safetensors") for name in source.names):
+        raise pickles(f"{source.label} holds {enumerate_some(pickled)}, which", source.label)
     raise Problem(
         f"{source.label} holds neither unet/config.json nor config.json",
         "A checkpoint is a folder that diffusers' save_pretrained wrote, of a pipeline or of its U-Net alone.",
