@@ -1,7 +1,7 @@
 -- What an update from an older version does by hand; scripts/update_script.py makes the rest.
 
 -- in place of create table sql_diffusion.parameters:
--- This reads every weight once and writes the table's rows anew, but not the weights, which are stored out of line.
+-- PostgreSQL writes the whole table anew, once for all of this.
 alter table sql_diffusion.parameters
   add check (sql_diffusion.check_tensor(weight, 'parameters: weight')),
   add check (bias is null or sql_diffusion.check_tensor(bias, 'parameters: bias', 'out')),
