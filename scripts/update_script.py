@@ -19,7 +19,11 @@ is the present script without what the older version has in the same words, and:
     -- in place of create table NAME:
     -- last:
 
-  A section that begins with "-- last, from 1.0.0:" is for the update from that version alone.
+  A section that begins with "-- last, from 1.0.0:" is for the update from that version alone. A line
+
+    -- @extschema@.f(integer) is now sql_diffusion.g
+
+  keeps a function under another name, for whatever uses it.
 
 Standard library only.
 """
@@ -49,6 +53,7 @@ NAMED = {  # statements that make a thing which is compared by its text
 }
 # what can be said twice
 AGAIN = re.compile(r"comment on|grant|revoke|set local|alter table")
+RENAMED = re.compile(r"^-- (\S+)\((.*)\) is now (\S+)$\n", re.MULTILINE)
 SECTION = re.compile(r"^-- (first|last|in place of create table \S+?)(?:, from ([\d.]+))?:\n", re.MULTILINE)
 
 
@@ -146,6 +151,25 @@ def sections(by_hand: str, version: str) -> dict[str, str]:
         if only is None or only == version:
             found[title] = found.get(title, "") + text.strip() + "\n\n"
     return found
+
+
+def renamed(old: list[str], by_hand: str) -> Iterator[tuple[str, str]]:
+    """The old statements as if the functions had had their new names, each with what renames it, if anything."""
+    names = {(name, tuple(types.split(", ") if types else [])): new for name, types, new in RENAMED.findall(by_hand)}
+    for text in old:
+        one = routine(text)
+        new = names.pop((one.name, one.types), None) if one else None
+        if one is None or new is None:
+            yield text, ""
+            continue
+        (schema, _, _), (new_schema, _, new_name) = one.name.partition("."), new.partition(".")
+        types = ", ".join(one.types)
+        rename = f"alter function {one.name}({types}) rename to {new_name};\n"
+        if schema != new_schema:
+            rename += f"alter function {schema}.{new_name}({types}) set schema {new_schema};\n"
+        yield text.replace(one.name, new, 1), rename
+    if names:
+        raise SystemExit(f"sql/updates renames what was not there: {', '.join(name for name, _ in names)}")
 
 
 def changed_types(old: list[str], new: list[str]) -> list[str]:
@@ -298,9 +322,12 @@ def main() -> None:
         return list(statements("".join(file.read_text(encoding="utf-8") for file in files)))
 
     required_types = changed_types(*map(read, options.requires)) if options.requires else []
-    by_hand = sections(options.by_hand.read_text(encoding="utf-8"), options.older) if options.by_hand else {}
+    by_hand = options.by_hand.read_text(encoding="utf-8") if options.by_hand else ""
     print(f"-- From {options.older} to {options.version}, by scripts/update_script.py.\n")
-    for statement in update(options.version, read(options.release), read(*options.script), by_hand, required_types):
+    old, renames = zip(*renamed(read(options.release), by_hand), strict=True)
+    print("".join(renames), end="")
+    hand = sections(RENAMED.sub("", by_hand), options.older)
+    for statement in update(options.version, list(old), read(*options.script), hand, required_types):
         print(statement)
 
 
