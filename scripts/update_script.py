@@ -1,6 +1,6 @@
 """Print the script of ALTER EXTENSION UPDATE from an older version of sql_diffusion or sql_diffusion_numpy.
 
-    python3 scripts/update_script.py --from 1.0.0 --to 1.2.0 --release tests/releases/sql_diffusion--1.0.0.sql
+    python3 scripts/update_script.py --from 1.0.0 --to VERSION --release tests/releases/sql_diffusion--1.0.0.sql
         --by-hand sql/updates/sql_diffusion.sql sql/schema.sql sql/errors.sql ...
 
 The release, the older version's install script, is compared with the present one, the files at the end one after the other. The update
