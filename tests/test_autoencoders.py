@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from psycopg import Connection
 
-from reference import config_of, insert_model, randomize, relative_error
+from reference import config_of, insert_model, random_unet, randomize, relative_error
 
 pytest_plugins = ["numpy_server"]
 
@@ -298,3 +298,13 @@ def test_wrong_arguments_are_refused(numpy_connection: Connection, rng: np.rando
     ):
         with pytest.raises(error, match=message), numpy_connection.transaction():
             numpy_connection.execute(f"select {schema}.{query}")  # type: ignore[arg-type]
+
+
+def test_kernels_are_packed_for_the_latents_of_the_unet(connection: Connection, rng: np.random.Generator) -> None:
+    """An AutoencoderTiny tells no size: its latents are as large as what the U-Net is trained on."""
+    insert_model(connection, "random", random_autoencoder(rng, AutoencoderTiny, TINY), component="vae")
+    insert_model(connection, "random", random_unet(rng, sample_size=8))
+    strides = connection.execute(
+        "select distinct row_stride from sql_diffusion.network_convolutions('random') where component = 'vae' order by 1"
+    ).fetchall()
+    assert strides == [(8 + 1,), (16 + 1,)]  # of latents and images, with the gap between rows
