@@ -17,7 +17,8 @@ SQL = \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
-	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/text_to_image.sql sql/images.sql sql/verbs.sql \
+	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/text_to_image.sql \
+	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/verbs.sql sql/images/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.
@@ -29,6 +30,8 @@ SCHEDULERS = $(sort $(wildcard sql/schedulers/*.sql))
 
 LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention attention_block downsample upsample
 TOKENIZERS = unicode normalize words byte_pairs tokenize
+
+IMAGES = image checksums huffman deflate inflate image_png image_from_png image_resize image_grid characters
 
 EXTENSION  = extension/sql_diffusion
 DATA_built = build/sql_diffusion--$(EXTVERSION).sql
@@ -131,4 +134,4 @@ dist:
 # hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_image_from_png.py

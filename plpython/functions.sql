@@ -295,3 +295,17 @@ as 'text_to_image_many';
 create function sql_diffusion_numpy.latent_preview(latent real[]) returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'latent_preview';
+
+-- Pictures
+
+create function sql_diffusion_numpy.image_png(image real[], scale int default 1, compression int default 6) returns bytea
+language plpython3u immutable strict parallel unsafe
+as 'image_png';
+
+create function sql_diffusion_numpy.image_from_png(png bytea) returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'image_from_png';
+
+create function sql_diffusion_numpy.image_resize(image real[], height int, width int, method text default 'lanczos') returns real[]
+language plpython3u immutable strict parallel unsafe
+as 'image_resize';

@@ -35,7 +35,7 @@ nothing else it returns NULL for a NULL argument.
 | 0A000 | a setting of a checkpoint that is not supported |
 """
 
-# file of sql/, title of its section
+# file or folder of sql/, title of its section
 SECTIONS = {
     "verbs": "What people type",
     "images": "Pictures",

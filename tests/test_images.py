@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import io
+import operator
 import re
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+pytest_plugins = ["numpy_server"]
+
+DOC = Path(__file__).parent.parent / "doc"
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 RAMP = " .-,:~;!*+|c7JyoeXmKg8@M"
 
@@ -76,22 +82,23 @@ def random_image(seed: int, channels: int, height: int, width: int) -> np.ndarra
 images = st.builds(random_image, st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20))
 
 
-def image_png(connection: psycopg.Connection, image: np.ndarray, scale: int = 1) -> bytes:
-    return one_row(connection, "select image_png(%s::real[], %s)", (image.tolist(), scale))[0]
+def image_png(connection: psycopg.Connection, image: np.ndarray, scale: int = 1, compression: int = 0) -> bytes:
+    return one_row(connection, "select image_png(%s::real[], %s, %s)", (image.tolist(), scale, compression))[0]
 
 
 @many
 @given(image=images, scale=st.integers(1, 5))
 def test_png(connection: psycopg.Connection, image: np.ndarray, scale: int) -> None:
-    png = image_png(connection, image, scale)
     expected = diffusers_bytes(image).repeat(scale, axis=0).repeat(scale, axis=1)
-    np.testing.assert_array_equal(decode(png), expected)
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.verify()  # the checksums
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.format == "PNG"
-        assert picture.mode == MODES[image.shape[0]]
-        np.testing.assert_array_equal(np.asarray(picture).reshape(expected.shape), expected)
+    np.testing.assert_array_equal(decode(image_png(connection, image, scale)), expected)
+    for compression in (0, 6):
+        png = image_png(connection, image, scale, compression)
+        with Image.open(io.BytesIO(png)) as picture:
+            picture.verify()  # the checksums
+        with Image.open(io.BytesIO(png)) as picture:
+            assert picture.format == "PNG"
+            assert picture.mode == MODES[image.shape[0]]
+            np.testing.assert_array_equal(np.asarray(picture).reshape(expected.shape), expected)
 
 
 def test_png_of_many_blocks(connection: psycopg.Connection) -> None:
@@ -99,6 +106,68 @@ def test_png_of_many_blocks(connection: psycopg.Connection) -> None:
     for height, width in [(3, 65534), (1, 65534), (1, 65535), (1, 65533), (257, 254), (200, 700)]:
         image = random_image(height * width, 1, height, width)
         np.testing.assert_array_equal(decode(image_png(connection, image)), diffusers_bytes(image))
+
+
+@many
+@given(data=st.data())
+def test_compressed_lines(connection: psycopg.Connection, data: st.DataObject) -> None:
+    """Runs of every length, few and many different bytes, lines that come again: what zlib reads is what went in."""
+    runs = st.lists(
+        st.tuples(st.integers(0, data.draw(st.sampled_from([0, 1, 3, 255]))), st.integers(1, 600)),
+        min_size=1,
+        max_size=60,
+    )
+    line = [byte for byte, times in data.draw(runs) for _ in range(times)]
+    lines = [line, line[::-1], [255 - byte for byte in line]][: data.draw(st.integers(1, 3))]
+    repeats = data.draw(st.lists(st.integers(1, 9), min_size=len(lines), max_size=len(lines)))
+    (stream,) = one_row(connection, "select sql_diffusion.zlib_compress(%s::int[], %s::int[])", (lines, repeats))
+    assert zlib.decompress(stream) == b"".join(bytes(line) * times for line, times in zip(lines, repeats, strict=True))
+
+
+@many
+@given(frequencies=st.lists(st.integers(0, 10**6), min_size=2, max_size=286).filter(lambda f: np.count_nonzero(f) > 1))
+def test_prefix_codes(connection: psycopg.Connection, frequencies: list[int]) -> None:
+    """Complete, no longer than allowed, and as short as a heap of nodes makes them, where these are none too long."""
+    (lengths,) = one_row(connection, "select sql_diffusion.huffman_lengths(%s::int[], 15)", (frequencies,))
+    assert [length > 0 for length in lengths] == [frequency > 0 for frequency in frequencies]
+    assert sum(2.0**-length for length in lengths if length) == 1
+    assert max(lengths) <= 15
+    weights = [frequency for frequency in frequencies if frequency]
+    if min(weights) * (4000 - len(weights)) >= sum(weights):
+        total = 0
+        heapq.heapify(weights)
+        while len(weights) > 1:
+            weight = heapq.heappop(weights) + heapq.heappop(weights)
+            total += weight
+            heapq.heappush(weights, weight)
+        assert sum(map(operator.mul, lengths, frequencies)) == total
+
+
+def test_prefix_codes_of_fibonacci_numbers(connection: psycopg.Connection) -> None:
+    """The frequencies of the longest words there can be."""
+    numbers = [1, 1]
+    while len(numbers) < 40:
+        numbers.append(numbers[-1] + numbers[-2])
+    for most, count in [(15, 40), (7, 19)]:
+        query = "select sql_diffusion.huffman_lengths(%s::int[], %s)"
+        (lengths,) = one_row(connection, query, (numbers[:count], most))
+        assert max(lengths) <= most
+        assert sum(2.0**-length for length in lengths) == 1
+
+
+def test_a_picture_made_larger_is_compressed(numpy_connection: psycopg.Connection) -> None:
+    """No larger than what zlib makes of the plain rows, by either backend."""
+    small = np.asarray(Image.open(DOC / "butterflies-default.png").convert("RGB"))[:64, :64]
+    image = small.transpose(2, 0, 1).astype(np.float32) / 255
+    large = small.repeat(8, axis=0).repeat(8, axis=1)
+    plain = len(zlib.compress(b"".join(b"\0" + row.tobytes() for row in large)))
+    for backend in ("sql", "numpy"):
+        query = "select image_png(%s::real[], 8, backend => %s), image_png(%s::real[], 8, 0, %s)"
+        png, stored = one_row(numpy_connection, query, (image.tolist(), backend) * 2)
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), large)
+        assert len(png) < plain + 100
+        assert len(stored) == 787072
+        np.testing.assert_array_equal(decode(stored), large)
 
 
 def test_every_level(connection: psycopg.Connection) -> None:
@@ -252,6 +321,8 @@ def test_wrong_images(connection: psycopg.Connection, function: str, image: str,
             "image_png('{{{1}}}', 2147483647)",
             "image_png: scale 2147483647 makes a picture of 4611686014132420609 values, expected at most 50000000",
         ),
+        ("image_png('{{{1}}}', compression => 10)", "image_png: compression is 10, expected 0 to 9"),
+        ("image_png('{{{1}}}', compression => -1)", "image_png: compression is -1, expected 0 to 9"),
         ("image_ansi('{{{1}}}', 0)", "image_ansi: scale is 0, expected 1 to 100"),
         ("image_ansi('{{{1}}}', 101)", "image_ansi: scale is 101, expected 1 to 100"),
         ("image_ascii('{{{1}}}', 0)", "image_ascii: width is 0, expected 1 to 1000 columns"),

@@ -18,6 +18,9 @@ from . import doctor as diagnosis
 from . import network, parameters, pipeline, random, schedulers, session, tokenizer
 from . import tensors as tensor_functions
 from .errors import Refused, fail
+from .images import image_from_png as png_reader
+from .images import image_png as png_writer
+from .images import image_resize as resizing
 from .layers import add as sums
 from .layers import concatenate as concatenation
 from .layers import conv2d as convolution
@@ -1209,6 +1212,48 @@ def latent_preview(plpy: Any, latent: Any) -> Any:
     array = tensor(latent, "latent_preview: latent", "channels, height, width")
     check_all_values("latent_preview", latent=(array, latent))
     return pipeline.latent_preview(array)
+
+
+# Pictures
+
+
+def _image(value: Any, name: str) -> np.ndarray:
+    array = tensor(value, name, "channels, height, width")
+    check_values(array, name, value)
+    if len(array) > 4:
+        fail(
+            f"{name} has {len(array)} channels, expected 1 to 4",
+            "An image is channels first: real[channels][height][width].",
+        )
+    return array
+
+
+@boundary
+def image_png(plpy: Any, image: Any, scale: int, compression: int) -> bytes:
+    array = _image(image, "image_png: image")
+    if scale < 1:
+        fail(f"image_png: scale is {scale}, expected at least 1")
+    if scale**2 * array.size > 50000000:
+        fail(f"image_png: scale {scale} makes a picture of {scale**2 * array.size} values, expected at most 50000000")
+    if not 0 <= compression <= 9:
+        fail(f"image_png: compression is {compression}, expected 0 to 9")
+    return png_writer.image_png(array, scale, compression)
+
+
+@boundary
+def image_from_png(plpy: Any, png: bytes) -> Any:
+    return png_reader.image_from_png(png, lambda: session.cancel_point(plpy))
+
+
+@boundary
+def image_resize(plpy: Any, image: Any, height: int, width: int, method: str) -> Any:
+    array = _image(image, "image_resize: image")
+    if height < 1 or width < 1:
+        fail(f"image_resize: height is {height} and width is {width}, expected at least 1")
+    if method not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        fail(f'image_resize: method is "{method}", expected nearest, bilinear, bicubic or lanczos')
+    check_size([len(array), height, width], "image_resize: output")
+    return resizing.image_resize(array, height, width, method, lambda: session.cancel_point(plpy))
 
 
 @boundary

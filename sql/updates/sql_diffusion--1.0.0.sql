@@ -168,6 +168,9 @@ comment on type sql_diffusion.schedule_step is
   'output and each tensor remembered before. To begin at this step: initial_noise * noise, or added_original * picture + added_noise * noise.';
 
 set local check_function_bodies to off;
+-- A view may show image_png of before. It goes on doing so, as what that function still is: image_png without compression.
+alter function @extschema@.image_png(real[],integer) set schema sql_diffusion;
+alter function sql_diffusion.image_png(real[],integer) rename to image_png_stored;
 
 -- functions
 

@@ -36,3 +36,19 @@ select image_ascii(null);
 select image_ascii('{{{1}}}', 0);
 select image_ascii('{{{1}}}', dark => null);
 select image_ansi('{{{1}}}', 101);
+
+-- what is written is read, compressed or not
+select image_from_png(image_png('{{{0,1}},{{0.2,0.4}},{{1,0}}}')), image_from_png(image_png('{{{0,1}},{{0.2,0.4}},{{1,0}}}', 1, 0));
+-- forty equal rows: the size of both
+select length(image_png(array_fill(0.5::real, '{1,40,40}'))) < 300, length(image_png(array_fill(0.5::real, '{1,40,40}'), compression => 0));
+select image_resize('{{{0,1}}}', 1, 4, 'nearest'), image_resize('{{{0,1}}}', 1, 4, 'bilinear'), image_resize('{{{0,0.5,1,0.5}}}', 1, 2, 'bilinear');
+select image_grid('{{{{0.1}}},{{{0.2}}},{{{0.3}}}}'), image_grid('{{{{0.1}}},{{{0.2}}},{{{0.3}}}}', 3);
+select image_from_png(null);
+select image_from_png('not a png');
+select image_from_png(substring(image_png('{{{1}}}') for 40));
+select image_from_png(set_byte(image_png('{{{1}}}'), 50, 99));
+select image_png('{{{1}}}', compression => 10);
+select image_resize('{{{1}}}', 0, 1);
+select image_resize('{{{1}}}', 1, 1, 'cubic');
+select image_grid('{{{1}}}');
+select image_grid('{{{{1}}}}', 0);

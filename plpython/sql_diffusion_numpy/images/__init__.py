@@ -1,0 +1,1 @@
+"""Pictures: PNG written and read, and other sizes."""
