@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel

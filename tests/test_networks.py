@@ -303,7 +303,7 @@ def test_text_encoder_is_that_of_transformers(
                 where s.operation = 'output'""",
             [ids.tolist()],
         ).fetchall()
-        ours = dict(rows)
+        ours: dict[str, Any] = dict(rows)
         assert set(expected) <= set(ours)
         for name, value in expected.items():
             assert relative_error(ours[name], value) < tolerance, f"{schema}: {name}"

@@ -44,7 +44,7 @@ reset sql_diffusion.model;
 \set VERBOSITY terse
 insert into models (name, pipeline, scheduler) values ('', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}');
 \set VERBOSITY default
-insert into models (name, pipeline, scheduler) values ('x', 'StableDiffusionPipeline', '{"_class_name": "DDPMScheduler"}');
+insert into models (name, pipeline, scheduler) values ('x', 'KandinskyPipeline', '{"_class_name": "DDPMScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DEISMultistepScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}');
 update components set config = config || '{"act_fn": "gelu"}' where model = 'tiny';

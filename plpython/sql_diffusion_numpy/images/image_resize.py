@@ -24,7 +24,7 @@ def image_resize(
     covers = len(values) in (2, 4)  # colours count as much as they cover
     if covers:
         values[:-1] *= values[-1]
-    columns_first = resizes_columns_first(*values.shape[1:], height, width)
+    columns_first = resizes_columns_first(values.shape[1], values.shape[2], height, width)
     for axis in (1, 2) if columns_first else (2, 1):
         size = (0, height, width)[axis]
         if values.shape[axis] != size:
