@@ -15,6 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from reference import config_of, insert_model, random_unet, randomize, relative_error
 
+pytest_plugins = ["numpy_server"]
+
 BACKENDS = {"sql_diffusion": 1e-4, "sql_diffusion_numpy": 1e-5}  # schema -> largest error, of the largest value
 
 CONDITION: dict[str, Any] = {
@@ -78,9 +80,8 @@ CONDITIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
 
 
 @pytest.fixture
-def server(connection: Connection) -> Connection:
-    connection.execute("create extension if not exists sql_diffusion_numpy cascade")
-    return connection
+def server(numpy_connection: Connection) -> Connection:
+    return numpy_connection
 
 
 def run(server: Connection, schema: str, **arguments: Any) -> np.ndarray:
