@@ -92,7 +92,8 @@ def run_update(
                 **row,
             },
         ).fetchone()
-        results.append((timestep, output, sample, noise, previous, original))
+        assert timestep == int(timestep)  # diffusers' tables have a place for each
+        results.append((int(timestep), output, sample, noise, previous, original))
     return results
 
 
