@@ -17,7 +17,7 @@ SQL = \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
-	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/pipeline.sql sql/text_to_image.sql \
+	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql \
 	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/verbs.sql sql/images/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
@@ -40,6 +40,9 @@ DOCS       = $(wildcard doc/*.md)
 # The fast path: an install script that holds the Python package.
 EXTENSION  += extension/sql_diffusion_numpy
 DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
+
+# A server that the plain script was run on becomes one with the extension, its models kept (doc/install.md).
+DATA_built += build/sql_diffusion--unpackaged.sql build/sql_diffusion--unpackaged--$(EXTVERSION).sql
 
 # ALTER EXTENSION UPDATE, from each older version that sql/updates tells how to leave
 UPDATES     = $(patsubst sql/updates/%.sql,build/%--$(EXTVERSION).sql,$(wildcard sql/updates/*.sql))
@@ -81,6 +84,14 @@ build/sql_diffusion_numpy--$(EXTVERSION).sql: extension/sql_diffusion_numpy.cont
 		$(wildcard plpython/*.py plpython/*.sql plpython/*/*.py plpython/*/*/*.py)
 	@mkdir -p build
 	$(PYTHON3) plpython/build.py > $@.new && mv $@.new $@
+
+build/sql_diffusion--unpackaged.sql:
+	@mkdir -p build
+	echo '-- Nothing is made: ALTER EXTENSION UPDATE takes over what the plain script made.' > $@
+
+build/sql_diffusion--unpackaged--$(EXTVERSION).sql: $(SQL) scripts/managed_sql.py Makefile
+	@mkdir -p build
+	$(PYTHON3) scripts/managed_sql.py unpackaged $(SQL) > $@.new && mv $@.new $@
 
 build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
 	@mkdir -p build

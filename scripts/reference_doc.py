@@ -51,6 +51,7 @@ SECTIONS = {
     "random": "Random numbers",
     "packed": "Packed kernels",
     "parallel": "Parallel workers",
+    "progress": "Progress",
     "errors": "Errors",
 }
 

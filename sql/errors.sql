@@ -40,7 +40,7 @@ begin atomic
   with unknown as (
     select k.setting
     from jsonb_object_keys(config) as k (setting)
-    where k.setting not like '\_%'
+    where not starts_with(k.setting, '_')
       and not known ? k.setting
       and jsonb_typeof(config -> k.setting) <> 'null'      -- a later version's setting that is not used
     order by k.setting collate "C"

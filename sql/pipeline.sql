@@ -26,7 +26,7 @@ begin atomic
   -- The model's own steps are for its own scheduler.
   steps as (
     select c.config, c.by_default, c.pipeline,
-           case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own))
+           case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own collate "C"))
                 then c.defaults else '{}' end as defaults
     from chosen c
   )
@@ -103,6 +103,9 @@ create function sql_diffusion.sample_steps(start real[], generator sql_diffusion
 language sql stable parallel safe rows 50
 begin atomic
   with recursive
+  began as materialized (
+    select clock_timestamp() as instant
+  ),
   -- Made once: what stays the same from step to step.
   network as materialized (
     select sql_diffusion.pass(array_agg(p order by p.step)) as pass
@@ -147,7 +150,8 @@ begin atomic
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r
-  where r.step > 0;
+  where r.step > 0
+    and sql_diffusion.tell_progress(r.step, cardinality(sample_steps.schedule), extract(epoch from clock_timestamp() - (select b.instant from began b))::double precision);
 end;
 comment on function sql_diffusion.sample_steps(real[], sql_diffusion.generator, sql_diffusion.schedule_step[], text, sql_diffusion.condition, sql_diffusion.condition, real, real) is
   'The loop of all pipelines, one row a pass of the schedule as it is done: from the sample start, with fresh noise from the generator where a step draws it, by a model''s U-Net under a condition, guided away from uncondition where that is '

@@ -6,9 +6,9 @@ begin atomic
   select coalesce(
     (select n.name
      from sql_diffusion.scheduler_names() n
-     where n.given = lower(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end)),
+     where n.given = lower((case when ltrim(scheduler) like '{%' then scheduler::jsonb ->> '_class_name' else scheduler end) collate "C")),
     case when not sql_diffusion.fail(format('scheduler is %s, expected %s', coalesce(quote_literal(scheduler), 'null'),
-                                            (select string_agg(n.given, ', ' order by n.given collate "C") from sql_diffusion.scheduler_names() n where n.given = n.name or n.given not in (lower(n.class_name), lower(replace(n.class_name, 'Scheduler', ''))))),
+                                            (select string_agg(n.given, ', ' order by n.given collate "C") from sql_diffusion.scheduler_names() n where n.given = n.name or n.given not in (lower(n.class_name collate "C"), lower(replace(n.class_name, 'Scheduler', '') collate "C")))),
                                      'Or diffusers'' name of its class, or settings: {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}.') then '' end);
 end;
 comment on function sql_diffusion.scheduler_name(text) is
@@ -18,14 +18,14 @@ create function sql_diffusion.scheduler_config(config jsonb, scheduler text defa
 language sql immutable parallel safe
 begin atomic
   with given as (
-    select case when scheduler ~ '^\s*\{' then scheduler::jsonb - '_class_name' else '{}' end as settings,
-           coalesce(case when scheduler ~ '^\s*\{' then scheduler::jsonb ->> '_class_name' else scheduler end, config ->> '_class_name') as name
+    select case when ltrim(scheduler) like '{%' then scheduler::jsonb - '_class_name' else '{}' end as settings,
+           coalesce(case when ltrim(scheduler) like '{%' then scheduler::jsonb ->> '_class_name' else scheduler end, config ->> '_class_name') as name
     where jsonb_typeof(config) = 'object'
   ),
   chosen as materialized (
     select g.settings, g.name, sql_diffusion.scheduler_of(n.class_name) as is
     from given g
-         left join sql_diffusion.scheduler_names() n on n.given = lower(g.name)
+         left join sql_diffusion.scheduler_names() n on n.given = lower(g.name collate "C")
     where n.name is not null
        or sql_diffusion.scheduler_name(g.name) is not null
   ),
@@ -41,7 +41,7 @@ begin atomic
               when u.key is null
               then (c.is).defaults
                    || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
-                   || coalesce((c.is).aliases -> lower(c.name), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
+                   || coalesce((c.is).aliases -> lower(c.name collate "C"), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
               when not sql_diffusion.fail(format('scheduler: %s has no setting %s', (c.is).class_name, u.key),
                                           'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys((c.is).defaults) d (key)) || '.')
               then '{}'

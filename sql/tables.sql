@@ -19,11 +19,11 @@ comment on column sql_diffusion.models.scheduler is 'the scheduler''s configurat
 comment on column sql_diffusion.models.defaults is
   'what ddpm_generate uses where it is not told: an object with any of scheduler (ddpm or ddim), num_inference_steps and timesteps. '
   'Without it, what the diffusers pipeline does: 1000 steps of DDPM or 50 of DDIM.';
-comment on column sql_diffusion.models.source is 'the repository or path that the checkpoint was read from';
+comment on column sql_diffusion.models.source is 'the repository that the checkpoint was read from, or the name of the folder';
 comment on column sql_diffusion.models.revision is 'the revision of the repository, where there is one';
 comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of weights; of the concatenated digests, in file order, where there are several files';
 comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
-comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out';
+comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out. Whoever may delete models may delete it too; drop extension and create extension bring it back';
 
 create unique index models_one_bundled on sql_diffusion.models (bundled) where bundled;
 comment on index sql_diffusion.models_one_bundled is 'At most one model comes with the extension.';

@@ -41,7 +41,7 @@ begin atomic
          then sql_diffusion.fail(format('model "%s" takes no prompt', model), 'Its pictures: ddpm_generate(seed, model => ''...'').')
          when prompt is null
          then sql_diffusion.fail('prompt is null, expected a text')
-         when not exists (select from sql_diffusion.components c where c.model = text_to_image_settings.model and c.component like 'text\_encoder%')
+         when not exists (select from sql_diffusion.components c where c.model = text_to_image_settings.model and starts_with(c.component, 'text_encoder'))
          then sql_diffusion.fail(format('model "%s" is unfinished: component text_encoder is missing', model), 'Load the model again.', '55000')
          when guidance_scale is not null and not (guidance_scale >= 0 and guidance_scale < 'infinity')
          then sql_diffusion.fail(format('guidance_scale is %s, expected a finite number of at least 0', guidance_scale))
@@ -72,7 +72,7 @@ begin atomic
            (sql_diffusion.network_config(c.config) ->> 'num_hidden_layers')::int as layers
     from sql_diffusion.components c
     where c.model = text_to_image_settings.model
-      and c.component like 'text\_encoder%'
+      and starts_with(c.component, 'text_encoder')
   ),
   chosen as (
     select m.defaults,

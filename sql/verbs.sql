@@ -7,14 +7,17 @@ begin atomic
     select coalesce(backend, nullif(current_setting('sql_diffusion.backend', true), ''), 'auto') as name
   ),
   server as (
-    select exists (select from pg_extension e where e.extname = 'sql_diffusion_numpy') as has_numpy
+    select exists (select from pg_extension e where e.extname = 'sql_diffusion_numpy') as has_numpy,
+           exists (select from pg_extension e where e.extname = 'sql_diffusion') as is_extension
   )
   select case
            when w.name not in ('auto', 'sql', 'numpy')
            then sql_diffusion.fail(format('backend is %L, expected auto, sql or numpy', w.name))::text
            when w.name = 'numpy' and not s.has_numpy
            then sql_diffusion.fail('backend is ''numpy'', but the extension sql_diffusion_numpy is not installed',
-                                   'A superuser installs it: CREATE EXTENSION sql_diffusion_numpy CASCADE.', '55000')::text
+                                   case when s.is_extension then 'A superuser installs it: CREATE EXTENSION sql_diffusion_numpy CASCADE.'
+                                        else 'What the plain script made becomes an extension first, which the other one requires: CREATE EXTENSION sql_diffusion VERSION ''unpackaged''; ALTER EXTENSION sql_diffusion UPDATE.' end,
+                                   '55000')::text
            when w.name = 'auto'
            then case when s.has_numpy then 'numpy' else 'sql' end
            else w.name
@@ -122,6 +125,18 @@ comment on function @extschema@.ddpm_generate(bigint, text, int, int[], text, re
   'else the bundled butterflies. num_inference_steps or timesteps (descending): by default the model''s own schedule. scheduler: ddpm, ddim, euler, dpmsolver++ or another of '
   'sql_diffusion.schedulers(), or settings in JSON ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true}). eta: 0 to 1, the share of '
   'fresh noise in ddim, the gamma of tcd. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint and seed, to within one grey level.';
+
+-- A parameter or literal that comes without a type could be a seed or an array of them, and PostgreSQL would choose neither. Where
+-- one form takes text, it chooses that one.
+create function @extschema@.ddpm_generate(seed text, model text default null, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null, backend text default null) returns real[]
+language sql stable parallel unsafe
+begin atomic
+  select g.image
+  from @extschema@.ddpm_generate(array[seed::bigint], model, num_inference_steps, timesteps, scheduler, eta, backend) g;
+end;
+comment on function @extschema@.ddpm_generate(text, text, int, int[], text, real, text) is
+  'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
 
 create function @extschema@.text_to_image_steps(prompt text, seed bigint, model text default null, negative_prompt text default null, num_inference_steps int default null,
     guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,

@@ -8,6 +8,7 @@ the page, or the bundled model.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -28,9 +29,12 @@ BLOCK = re.compile(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL
 def psql(database: str, script: str, *options: str) -> list[str]:
     """The lines that psql prints, errors among them: without row counts, trailing blanks and places in C files."""
     command = [program("psql"), "--no-psqlrc", "--quiet", "--pset=footer=off", "--set=SHOW_CONTEXT=never", *options]
+    # No notices of progress, which come where the machine is slow.
+    quiet = os.environ | {"PGOPTIONS": "-c sql_diffusion.progress=off"}
     done = subprocess.run(
-        [*command, f"--dbname={database}"], input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [*command, f"--dbname={database}"],
+        input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet,
+    )  # fmt: skip
     return [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("LOCATION:")]
 
 

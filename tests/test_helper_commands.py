@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,8 +20,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 import helper_command as command
+from clusters import new_cluster
 from reference import random_unet
-from sql_diffusion import arrays, cli, pictures
+from sql_diffusion import arrays, cli, database, pictures
+from sql_diffusion.errors import Problem
 from sql_diffusion.generate import SCHEDULE, Settings, arguments, description, steps
 
 TIMESTEPS = "500,250,60"
@@ -151,6 +155,9 @@ def test_steps_arrive_as_they_are_done(db: str) -> None:
         (2, ["-o", "/nowhere/picture.png"], "no folder /nowhere"),
         (2, ["--animate", "film.mp4"], ".gif"),
         (5, ["--model", "nobody"], "nobody"),
+        (2, ["--seed", 2**63], "the seeds are 9223372036854775808"),
+        (2, ["--seed", 2**63 - 1, "--count", 2], "the seeds are 9223372036854775807 to 9223372036854775808"),
+        (2, ["--seed", -(2**63) - 1], "the seeds are -9223372036854775809"),
     ],
 )
 def test_what_generate_refuses(db: str, exit_code: int, arguments: list[object], words: str) -> None:
@@ -271,6 +278,40 @@ def test_connections(db: str, tmp_path: Path) -> None:
     assert "no connection" in command.fail(db, 3, "list", "--dsn", f"host={tmp_path}")
     assert "DSN" in command.fail(db, 3, "list", "--dsn", "hst=nowhere")
     assert "does not exist" in command.fail("no_such_database", 3, "list")
+
+
+def test_a_model_that_is_not_there_needs_no_torch(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "there is no model nosuch" in command.fail(db, 5, "verify", "nosuch")
+    assert "torch is not installed" in command.fail(db, 2, "verify", "tiny")
+
+
+def test_an_animation_says_what_it_writes(db: str, tmp_path: Path) -> None:
+    said = generate(db, "--seed", 1, "--animate", tmp_path / "film.gif")
+    assert said.split() == [str(tmp_path / "film.gif")] == list(map(str, tmp_path.iterdir()))
+    assert "Also write" not in command.succeed(db, "generate", "--help")
+
+
+@pytest.mark.parametrize("given", ["none", "wrong"])
+def test_a_password_is_asked_for(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal, where none was given or another; elsewhere the message says where it belongs."""
+    role = f"sql_diffusion_{secrets.token_hex(4)}"
+    with new_cluster() as host:
+        with psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as own:
+            own.execute(f"create role {role} login password 'butterfly'".encode())
+            row = own.execute("select current_setting('hba_file')").fetchone()
+            assert row is not None
+            Path(row[0]).write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+            own.execute("select pg_reload_conf()")
+        monkeypatch.delenv("PGPASSWORD", raising=False)
+        dsn = f"host={host} port=5432 user={role} dbname=postgres" + (" password=moth" if given == "wrong" else "")
+        with pytest.raises(Problem) as refused:
+            database.connect(dsn)
+        assert "PGPASSWORD" in (refused.value.hint or "")
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("getpass.getpass", lambda prompt: "butterfly")
+        with database.connect(dsn) as own:
+            assert own.execute("select current_user").fetchone() == (role,)
 
 
 def test_help_and_usage(db: str) -> None:

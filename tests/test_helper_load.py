@@ -20,6 +20,7 @@ from safetensors.torch import save_file as save_tensors
 import helper_command as command
 import loopback_hub
 from reference import random_unet
+from sql_diffusion.errors import Problem
 from sql_diffusion.tensors import read_header, read_tensor
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -105,7 +106,7 @@ def test_a_pipeline_folder(db: str, pipeline: Path, unet: UNet2DModel) -> None:
     assert row["pipeline"] == "DDPMPipeline"
     assert row["scheduler"] == json.loads((pipeline / "scheduler/scheduler_config.json").read_text())
     assert row["config"] == json.loads((pipeline / "unet/config.json").read_text())
-    assert row["source"] == str(pipeline)
+    assert row["source"] == "pipeline"  # everybody may read it, and where its owner keeps it is nobody's business
     assert row["revision"] is None
     assert row["sha256"] == hashlib.sha256((pipeline / "unet" / WEIGHTS).read_bytes()).hexdigest()
     assert not row["bundled"]
@@ -348,6 +349,92 @@ def test_pickles(db: str, unet: UNet2DModel, tmp_path: Path) -> None:
     assert "pickle" in said
 
 
+def test_a_folder_with_nothing_but_a_pickle(db: str, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/model.ckpt").write_bytes(b"pickled")
+    said = command.fail(db, 4, "load", tmp_path / "old")
+    assert "model.ckpt" in said and "pickle" in said
+
+
+def test_double_precision(db: str, unet: UNet2DModel, tmp_path: Path) -> None:
+    single = {key: value.clone() for key, value in unet.state_dict().items()}
+    DDPMPipeline(unet.double(), DDPMScheduler()).save_pretrained(tmp_path / "double")
+    assert "float64" in command.succeed(db, "load", tmp_path / "double")
+    unet.float().load_state_dict(single)
+    assert_equal(db, "double", unet)
+
+
+def test_a_double_beyond_float32_is_refused(tmp_path: Path) -> None:
+    save_tensors({"x": torch.tensor([1.0, 1e300], dtype=torch.float64)}, tmp_path / "x.safetensors")
+    with pytest.raises(Problem, match="infinite"):
+        read_tensor(read_header(tmp_path / "x.safetensors")["x"])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wrappers_put_before_names(db: str, pipeline: Path, unet: UNet2DModel, prefix: str) -> None:
+    file = pipeline / "unet" / WEIGHTS
+    save_file({prefix + name: value for name, value in load_file(file).items()}, file)
+    command.succeed(db, "load", pipeline)
+    assert_equal(db, "pipeline", unet)
+
+
+def test_integers_beside_the_weights_are_passed_over(db: str, pipeline: Path, unet: UNet2DModel) -> None:
+    file = pipeline / "unet" / WEIGHTS
+    save_file({**load_file(file), "num_updates": np.array(7), "ids": np.arange(3, dtype=np.int32)}, file)
+    command.succeed(db, "load", pipeline)
+    assert_equal(db, "pipeline", unet)
+    # but no weight may be one
+    save_file({**load_file(file), "conv_in.bias": np.zeros(8, dtype=np.int64)}, file)
+    assert "conv_in.bias" in command.fail(db, 4, "load", pipeline, "--replace")
+
+
+def test_settings_of_later_versions_that_are_null(db: str, pipeline: Path, unet: UNet2DModel) -> None:
+    file = pipeline / "unet/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "of_a_later_version": None}))
+    command.succeed(db, "load", pipeline)
+    assert_equal(db, "pipeline", unet)
+    file.write_text(json.dumps({**config, "of_a_later_version": 1}))
+    assert "of_a_later_version" in command.fail(db, 4, "load", pipeline, "--replace")
+
+
+def test_a_pipeline_whose_averaged_network_alone_is_there(db: str, pipeline: Path, unet: UNet2DModel) -> None:
+    (pipeline / "unet").rename(pipeline / "unet_ema")
+    command.succeed(db, "load", pipeline)
+    command.succeed(db, "load", pipeline / "unet_ema" / WEIGHTS, "--name", "file")
+    for name in ("pipeline", "file"):
+        assert_equal(db, name, unet)
+
+
+def packed(db: str, name: str) -> bool:
+    with psycopg.connect(dbname=db) as own:
+        row = own.execute("select exists (select from sql_diffusion.packed_layers where model = %s)", [name]).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def test_packing(db: str, pipeline: Path) -> None:
+    """By default where pure SQL draws, which it does where NumPy's extension is not."""
+    assert "packed for pure SQL" in command.succeed(db, "load", pipeline, "--name", "by default")
+    assert json.loads(command.succeed(db, "load", pipeline, "--name", "by request", "--pack", "--json"))["packed"]
+    command.succeed(db, "load", pipeline, "--name", "without", "--no-pack")
+    assert [packed(db, name) for name in ("by default", "by request", "without")] == [True, True, False]
+
+
+def test_packing_is_left_to_whoever_may(db: str, pipeline: Path) -> None:
+    with psycopg.connect(dbname=db, autocommit=True) as own:
+        own.execute("create role helper_loader login")
+        own.execute("grant insert, delete, update (sha256) on sql_diffusion.models to helper_loader")
+        own.execute("grant insert on sql_diffusion.components, sql_diffusion.parameters to helper_loader")
+        try:
+            result = command.run(db, "load", pipeline, "--dsn", "user=helper_loader")
+            assert result.returncode == 0 and "sql_diffusion.pack('pipeline')" in result.stderr
+            assert not packed(db, "pipeline")
+        finally:
+            own.execute("drop owned by helper_loader")
+            own.execute("drop role helper_loader")
+
+
 def test_networks_that_are_not_run(db: str, pipeline: Path) -> None:
     config = json.loads((pipeline / "unet/config.json").read_text())
 
@@ -375,6 +462,9 @@ def test_networks_that_are_not_run(db: str, pipeline: Path) -> None:
 def test_sources_that_are_not_there(db: str, tmp_path: Path) -> None:
     assert "does not exist" in command.fail(db, 4, "load", tmp_path / "nowhere")
     assert "does not exist" in command.fail(db, 4, "load", "./nowhere")
+    # A file's name is no repository of the hub, though it could be one.
+    for missing in ("e/nosuch.safetensors", "nosuch.safetensors", "e/nosuch.ckpt"):
+        assert f"{missing} does not exist" in command.fail(db, 4, "load", missing, HF_HUB_OFFLINE="1")
     (tmp_path / "empty").mkdir()
     assert "config.json" in command.fail(db, 4, "load", tmp_path / "empty")
     (tmp_path / "empty/config.json").write_text("{}")

@@ -24,6 +24,7 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
+from psycopg.types.json import Jsonb
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, GPT2Config, GPT2LMHeadModel
@@ -31,7 +32,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import helper_command as command
 import pipelines
 from reference import SMALL
-from sql_diffusion import single_file
+from sql_diffusion import database as helper_database
+from sql_diffusion import single_file, verify
 from sql_diffusion.checkpoint import Checkpoint, Component, Module, match_modules, read_headers, read_weight
 from sql_diffusion.errors import Problem
 from sql_diffusion.load import Request, choose, tokenizer_folder
@@ -210,6 +212,8 @@ def test_wrappers(wrapper: str, rng: np.random.Generator, tmp_path: Path) -> Non
         if wrapper == "ema_model.":  # beside the averages, the weights themselves and how often they were averaged
             tensors |= {key.replace("ema_model.", "online_model."): value + 1 for key, value in tensors.items()}
             tensors |= {"step": torch.tensor(7), "initted": torch.tensor(True)}
+        if wrapper == "_orig_mod.":  # as torch.compile leaves it that wrapped a part
+            tensors = {key.replace("mid_block.", "mid_block._orig_mod."): value for key, value in tensors.items()}
         save_file(tensors, file)
     assert_all_read(opened(tmp_path / "whole"), pipeline)
 
@@ -416,7 +420,7 @@ def test_another_autoencoder(kind: str, rng: np.random.Generator, tmp_path: Path
         tensors = pipelines.original_vae(other, "first_stage_model." if kind == "original" else "")
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, source)
     checkpoint = opened(tmp_path / "whole", vae=str(source))
-    assert checkpoint.label == f"{tmp_path / 'whole'} + {source}"
+    assert checkpoint.label == f"{tmp_path / 'whole'} + {source.name}"
     by_name = {component.name: component for component in checkpoint.components}
     assert_read(by_name["vae"], other)
     assert_read(by_name["unet"], pipeline.unet)
@@ -476,7 +480,7 @@ def test_a_pipeline_in_the_tables(database: str, layout: str, rng: np.random.Gen
         ).fetchone()
     assert row is not None
     assert row[0] == "StableDiffusionPipeline" and row[3] == ["tokenizer"]
-    assert row[1] == f"{source} + {tmp_path / 'style.safetensors'}:0.5"
+    assert row[1] == f"{source} + style.safetensors:0.5"
     weights = sorted((tmp_path / "whole").glob("*/*.safetensors")) if layout == "folder" else [source]
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in [*weights, tmp_path / "style.safetensors"]]
     assert row[2] == hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -500,3 +504,51 @@ def test_a_pipeline_in_the_tables(database: str, layout: str, rng: np.random.Gen
     shown = json.loads(command.succeed(database, "show", "painter", "--json"))
     assert set(shown["plans"]) == set(parts)
     command.succeed(database, "remove", "painter")
+
+
+def test_verify_compares_every_network(database: str, rng: np.random.Generator) -> None:
+    """Each step that is a module of diffusers or transformers, residuals taken off; and a wrong weight is found."""
+    torch.manual_seed(int(rng.integers(2**32)))
+    small = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "attention_head_dim": (2, 4),
+        "cross_attention_dim": 16,
+        "transformer_layers_per_block": 1,
+        "norm_num_groups": 8,
+    }
+    parts: dict[str, Any] = {
+        "unet": UNet2DConditionModel(**pipelines.SMALL_UNETS["XL"] | small),
+        "text_encoder": CLIPTextModel(pipelines.text_config(64, 2, hidden_act="quick_gelu")),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            pipelines.text_config(64, 1, hidden_act="gelu", projection_dim=32)
+        ),
+    }
+    with helper_database.connect(f"dbname={database}") as own, own.transaction(force_rollback=True):
+        own.execute(
+            "insert into sql_diffusion.models (name, pipeline, scheduler) values ('parts', 'DDPMPipeline', %s)",
+            [Jsonb({"_class_name": "DDPMScheduler"})],
+        )
+        for name, network in parts.items():
+            if name == "unet":
+                config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+                config |= {"_class_name": "UNet2DConditionModel"}
+            else:
+                config = network.config.to_diff_dict() | {"architectures": [type(network).__name__]}
+            own.execute(
+                "insert into sql_diffusion.components (model, component, config) values ('parts', %s, %s)",
+                [name, Jsonb(config)],
+            )
+            state = {key: tensor.detach().numpy() for key, tensor in pipelines.state(network).items()}
+            for key in dict.fromkeys(each.rpartition(".")[0] for each in state):
+                own.execute(
+                    "insert into sql_diffusion.parameters (model, component, key, weight, bias) "
+                    "values ('parts', %s, %s, %s, %s)",
+                    [name, key, state[f"{key}.weight"], state.get(f"{key}.bias")],
+                )
+        layers = verify.verify(own, "parts", 0, 500, "sql")
+    found = {(layer.component, layer.operation) for layer in layers}
+    assert found >= {("unet", "attention"), ("unet", "resnet_block"), ("unet", "linear"), ("text_encoder", "attention")}
+    assert {component for component, _ in found} == set(parts)
+    assert [layer for layer in layers if not layer.passed] == []

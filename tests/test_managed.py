@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 from psycopg import Connection, sql
 
 from helper_command import run
 from installation import ROOT, copied_installation, private_cluster, program
+from reference import insert_model, random_unet
+from test_update import catalogue
 
 GENERATE = "select ddpm_generate(7, num_inference_steps => 1, backend => 'sql')"
 
@@ -107,6 +112,50 @@ def test_the_helper_finds_what_the_plain_script_made(owned_database: str, tmp_pa
     assert picture.read_bytes().startswith(b"\x89PNG")
     report = run(owned_database, "doctor", PGUSER=owned_database)
     assert "made by its plain script" in report.stdout and "butterflies, mine" in report.stdout, report.stdout
+
+
+def test_the_plain_script_prints_nothing_and_makes_its_schema(owned_database: str) -> None:
+    done = psql(owned_database, owned_database, built("plain"), "--set=schema=New one")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with psycopg.connect(dbname=owned_database, user=owned_database) as own:
+        assert own.execute("select count(*) from pg_namespace where nspname = 'New one'").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("schema", ["public", "Pictures and more"])
+def test_from_plain_to_whole(connection: Connection, owned_database: str, schema: str) -> None:
+    """Every entry of the catalogue is that of CREATE EXTENSION, what was loaded stays, and the extension in NumPy comes on top."""
+    superuser = os.environ["PGUSER"]
+    assert psql(owned_database, superuser, built("plain"), f"--set=schema={schema}").returncode == 0
+    with psycopg.connect(dbname=owned_database, autocommit=True) as own:
+        insert_model(own, "mine", random_unet(np.random.default_rng(0)))
+        own.execute(sql.SQL("set search_path to {}").format(sql.Identifier(schema)))
+        mine = "select ddpm_generate(7, 'mine', 2, backend => 'sql')"
+        before = own.execute(mine).fetchone()
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+            own.execute("select ddpm_generate(7, backend => 'numpy')")
+        assert "unpackaged" in (refused.value.diag.message_hint or "")
+        report = json.loads(run(owned_database, "doctor", "--json").stdout)
+        (advice,) = [finding["mend"] for finding in report if finding["check"] == "sql_diffusion_numpy"]
+        own.execute(advice.encode())
+        assert own.execute("select extname from pg_extension where extname like 'sql_diff%' order by 1").fetchall() == [
+            ("sql_diffusion",),
+            ("sql_diffusion_numpy",),
+        ]
+        assert own.execute(mine).fetchone() == before
+        own.execute("drop extension sql_diffusion_numpy; drop extension plpython3u")
+        if schema == "public":
+            own.execute("delete from sql_diffusion.models where not bundled; set search_path to default")
+            connection.execute("set search_path to default")
+            assert catalogue(own) == catalogue(connection)
+        own.execute("drop extension sql_diffusion")
+        assert own.execute(FUNCTIONS, [schema]).fetchall() == []
+
+
+def test_only_what_the_plain_script_made_becomes_whole(owned_database: str) -> None:
+    with psycopg.connect(dbname=owned_database, user=owned_database, autocommit=True) as own:
+        own.execute("create extension sql_diffusion version 'unpackaged'")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="lacks what the plain script"):
+            own.execute("alter extension sql_diffusion update")
 
 
 def test_the_plain_script_makes_all_or_nothing(owned_database: str) -> None:

@@ -52,6 +52,11 @@ def test_what_the_specification_requires() -> None:
             assert re.fullmatch(r"\d+\.\d+\.\d+|0", version)  # 0: any
 
 
+def test_a_stranger_finds_the_sources_and_where_to_report() -> None:
+    for page in ("repository", "bugtracker"):
+        assert META["resources"][page]["web"].startswith(META["resources"]["homepage"])
+
+
 def test_the_readme_quotes_errors_as_they_are() -> None:
     """Every message of its table is one that the regression tests expect."""
     section = (

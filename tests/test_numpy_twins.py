@@ -23,6 +23,8 @@ NOT_COMPUTING = [
     "timestep_of_sigma", "unipc_weights",
     # weights as pure SQL wants them
     "pack", "unpack",
+    # progress, which the other backend tells by itself
+    "notice", "tell_progress",
     # the way to the other backend
     "numpy_%",
     # steps of reading and writing PNGs and of resizing, most of which are zlib's own work there

@@ -116,12 +116,14 @@ class Checkpoint:
     defaults: dict[str, Any]
     notes: list[str]  # what the user should be told
     tokenizers: list[TokenizerFiles] = field(default_factory=list)
-    additions: list[str] = field(default_factory=list)  # what else went into it: an autoencoder, LoRA files
+    additions: list[str] = field(
+        default_factory=list
+    )  # the names of what else went into it: an autoencoder, LoRA files
 
     @property
     def label(self) -> str:
         """What models.source is to say."""
-        return " + ".join([self.source.label, *self.additions])
+        return " + ".join([self.source.public, *self.additions])
 
 
 def open_checkpoint(text: str, revision: str | None, variant: str | None, progress: Progress) -> Checkpoint:
@@ -142,21 +144,24 @@ def file_checkpoint(path: Path, revision: str | None, variant: str | None, progr
     if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
         raise Problem(f"{path} is not a .safetensors file", "Give the file of weights, or the folder that it lies in.")
     path = path.absolute()
-    in_pipeline = path.parent.name == "unet" and (path.parent.parent / "model_index.json").is_file()
+    in_pipeline = path.parent.name in ("unet", "unet_ema") and (path.parent.parent / "model_index.json").is_file()
     root = path.parent.parent if in_pipeline else path.parent
     source = folder_source(root)
     name = path.relative_to(root).as_posix()
-    folder = "unet/" if in_pipeline else ""
+    folder = f"{path.parent.name}/" if in_pipeline else ""
     if f"{folder}config.json" not in source.names:
         raise Problem(f"there is no config.json beside {path}", "It says how the network is built: put it there.")
     return read_checkpoint(source, {folder: name}, None, progress)
 
 
 def network_folder(source: Source) -> str:
-    """'unet/' in a pipeline, '' where the U-Net is at the root."""
-    for folder in ("unet/", ""):
+    """'unet/' in a pipeline, or 'unet_ema/' where only the averaged one was kept; '' where the U-Net is at the root."""
+    for folder in ("unet/", "unet_ema/", ""):
         if f"{folder}config.json" in source.names:
             return folder
+    pickled = [name for name in source.names if name.endswith(PICKLES)]
+    if pickled and not any(name.endswith(".safetensors") for name in source.names):
+        raise pickles(f"{source.label} holds {enumerate_some(pickled)}, which", source.label)
     raise Problem(
         f"{source.label} holds neither unet/config.json nor config.json",
         "A checkpoint is a folder that diffusers' save_pretrained wrote, of a pipeline or of its U-Net alone.",
@@ -265,6 +270,12 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
         )
     defaults = {**{name: index[name] for name in INDEX_SETTINGS if name in index}, **defaults}
     return Checkpoint(source, pipeline, scheduler, components, defaults, notes, tokenizers)
+
+
+def addition(source: Source) -> str:
+    """What models.source is to say of a file or folder that went into a model: its name, or that of its repository."""
+    path = Path(source.label)
+    return path.name if path.is_absolute() else source.label
 
 
 def network_folders(source: Source, networks: Networks) -> dict[str, str]:

@@ -12,13 +12,20 @@ from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+# Text is UTF-8 on the way, whatever the database's encoding is and PGCLIENTENCODING says: in SQL_ASCII, too, names are letters.
+OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "fallback_application_name": "sql-diffusion",
+    "client_encoding": "UTF8",
+}
+
 
 def connect(dsn: str) -> Connection:
     """A connection in autocommit mode. What the DSN leaves out comes from PGHOST and its kin, PGSERVICE, ~/.pgpass."""
     try:
-        connection = psycopg.connect(dsn, autocommit=True, fallback_application_name="sql-diffusion")
+        connection = psycopg.connect(dsn, **OPTIONS)
     except psycopg.OperationalError as error:
-        if not (error.pgconn and error.pgconn.needs_password and sys.stdin.isatty()):
+        if not (wants_password(error) and sys.stdin.isatty()):
             raise unreachable(error) from error
         connection = connect_with_password(dsn)
     except psycopg.ProgrammingError as error:
@@ -31,12 +38,19 @@ def connect(dsn: str) -> Connection:
     return connection
 
 
+def wants_password(error: psycopg.OperationalError) -> bool:
+    """Whether the server asked for a password and was given none, or another one."""
+    if error.pgconn is None:
+        return False
+    # A connection that was not made has no SQLSTATE: that it was the password, and not the database's name, is in the words alone.
+    is_wrong = error.pgconn.used_password and "password authentication failed" in str(error)
+    return error.pgconn.needs_password or is_wrong
+
+
 def connect_with_password(dsn: str) -> Connection:
-    """Asks for the password when the server wants one and nothing supplied it, as psql does."""
+    """Asks for the password where nothing supplied one, or PGPASSWORD, the DSN or ~/.pgpass a wrong one."""
     try:
-        return psycopg.connect(
-            dsn, autocommit=True, fallback_application_name="sql-diffusion", password=getpass.getpass("Password: ")
-        )
+        return psycopg.connect(dsn, **OPTIONS, password=getpass.getpass("Password: "))
     except psycopg.OperationalError as error:
         raise unreachable(error) from error
 
@@ -44,6 +58,12 @@ def connect_with_password(dsn: str) -> Connection:
 def unreachable(error: psycopg.OperationalError) -> Problem:
     """No connection was made."""
     reason = " ".join(str(error).removeprefix("connection failed: ").removeprefix("connection is bad: ").split())
+    if wants_password(error):
+        return Problem(
+            f"no connection to PostgreSQL: {reason}",
+            "Give the role's password in ~/.pgpass or PGPASSWORD; in a terminal, where neither fits, this command asks for it.",
+            DATABASE,
+        )
     return Problem(
         f"no connection to PostgreSQL: {reason}",
         "Say where it is with --dsn 'host=... dbname=... user=...', or with PGHOST, PGDATABASE and PGUSER as for psql.",
@@ -65,6 +85,9 @@ def explain(error: psycopg.Error) -> Problem:
         return Problem(message, error.diag.message_hint or hint, DATABASE)
     if error.sqlstate in ("42883", "42P01", "42703"):  # a function, table or column that is not there
         hint = "The extension seems to be older than this command: ALTER EXTENSION sql_diffusion UPDATE"
+        return Problem(message, hint, DATABASE)
+    if error.sqlstate == "25006":  # a standby, or default_transaction_read_only
+        hint = "On a standby: connect to its primary. Else: PGOPTIONS='-c default_transaction_read_only=off' and the same command."
         return Problem(message, hint, DATABASE)
     if error.sqlstate == "57014":  # statement_timeout, or cancelled from elsewhere
         return Problem(message, "Nothing was changed. Run it again, with a longer statement_timeout.", DATABASE)

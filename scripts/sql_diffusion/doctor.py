@@ -34,7 +34,13 @@ def examine(connection: Connection) -> list[Finding]:
             "where a.name in ('sql_diffusion', 'sql_diffusion_numpy', 'plpython3u')"
         ).fetchall()
     }
-    is_plain = plain_schema(connection) is not None
+    plain = plain_schema(connection)
+    # What the plain script made is taken into the extension, which the one in NumPy requires.
+    whole = (
+        f"CREATE EXTENSION sql_diffusion SCHEMA \"{plain}\" VERSION 'unpackaged'; ALTER EXTENSION sql_diffusion UPDATE;"
+        if plain is not None and "sql_diffusion" in extensions
+        else None
+    )
     findings = [
         Finding(
             "PostgreSQL",
@@ -43,8 +49,8 @@ def examine(connection: Connection) -> list[Finding]:
         )
         if version >= OLDEST
         else Finding("PostgreSQL", "missing", f"version {version}", f"Upgrade to PostgreSQL {OLDEST} or later."),
-        Finding("sql_diffusion", "ok", "made by its plain script, without CREATE EXTENSION")
-        if is_plain
+        Finding("sql_diffusion", "ok", "made by its plain script, without CREATE EXTENSION", whole)
+        if plain is not None
         else extension(extensions, "sql_diffusion", "missing", "CREATE EXTENSION sql_diffusion;", "make install"),
         *helper(extensions),
         language(extensions, version),
@@ -52,11 +58,16 @@ def examine(connection: Connection) -> list[Finding]:
             extensions,
             "sql_diffusion_numpy",
             "optional",
-            "CREATE EXTENSION sql_diffusion_numpy CASCADE;   -- as a superuser; pictures hundreds of times sooner",
+            ("" if whole is None else f"{whole} ")
+            + "CREATE EXTENSION sql_diffusion_numpy CASCADE;   -- as a superuser; pictures a hundred times sooner",
             "make install",
         ),
         *numpy(connection, extensions),
-        *(tables(connection) if is_plain or extensions.get("sql_diffusion", ("", None))[1] is not None else []),
+        *(
+            tables(connection)
+            if plain is not None or extensions.get("sql_diffusion", ("", None))[1] is not None
+            else []
+        ),
         *torch(),
     ]
     return findings

@@ -12,17 +12,27 @@ from .errors import Problem
 
 NAME_WIDTH = 26  # of a file's name beside its bar
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+# What no repository is called.
+FILE = re.compile(r".*\.(safetensors|json|ckpt|bin|pth?|pkl|gguf|zip)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """The files of one revision of a checkpoint, by their paths inside it."""
 
-    label: str  # what models.source is to say
+    label: str  # the repository, or the whole path of the folder
     names: list[str]
     fetch: Callable[[str, Progress], Path]  # the path of a file here, downloaded if need be
     revision: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)  # what the hub says of its large files
+
+    @property
+    def public(self) -> str:
+        """What everybody may read in models.source: of a folder its name, and not where its owner keeps it."""
+        path = Path(self.label)
+        if not path.is_absolute():
+            return self.label
+        return f"{path.parent.name}/{path.name}" if path.name.startswith("unet") and path.parent.name else path.name
 
 
 def open_source(text: str, revision: str | None) -> Source:
@@ -31,7 +41,7 @@ def open_source(text: str, revision: str | None) -> Source:
         if revision is not None:
             raise Problem(f"{text} is a folder, which has no revisions", "Leave --revision out.")
         return folder_source(Path(text))
-    if text.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(text):
+    if text.startswith((".", "/", "~")) or FILE.fullmatch(text) or not REPOSITORY.fullmatch(text):
         raise Problem(
             f"{text} does not exist",
             "Give a folder, a .safetensors file, or a repository of the hub such as gnokit/ddpm-butterflies-64.",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import Module, Update, shape_text
+from .checkpoint import Module, Update, addition, shape_text
 from .errors import USAGE, Problem, enumerate_some
 from .hub import Source, open_file, open_source
 from .names import Tensors
@@ -72,7 +72,7 @@ def open_lora(text: str) -> Lora:
     source, file = found
     if not file.endswith(".safetensors"):
         raise Problem(f"{source.label} is not a .safetensors file", "Give a LoRA in a .safetensors file.")
-    return Lora(f"{source.label}:{scale:g}", source, file, scale)
+    return Lora(f"{addition(source)}:{scale:g}", source, file, scale)
 
 
 def merge(lora: Lora, file: Path, modules: dict[str, list[Module]]) -> dict[str, list[Module]]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from math import prod
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
@@ -15,6 +16,9 @@ from .tensors import read_tensor
 from .tokenizers import Tokenizer, write_tokenizer
 
 COMPONENT = "unet"
+
+PACKED_BYTES = 40  # that a parameter takes when it is packed
+PACKED_UNASKED = 10_000_000  # parameters of the largest model that is packed without being asked to: 400 MB
 
 
 class Summary(NamedTuple):
@@ -31,6 +35,7 @@ class Summary(NamedTuple):
     bundled: bool
 
 
+# Fetched in binary form: as text, loaded_at is written as the session's DateStyle wants it.
 SUMMARIES = """
 select m.name, m.pipeline, c.configs, p.bytes, m.source, m.revision, m.sha256, m.loaded_at, m.bundled
 from sql_diffusion.models m
@@ -50,12 +55,15 @@ left join lateral (
 
 def list_models(connection: Connection) -> list[Summary]:
     """Every model, by name."""
-    return [summary(connection, row) for row in connection.execute(SUMMARIES + "order by m.name").fetchall()]
+    return [
+        summary(connection, row)
+        for row in connection.execute(SUMMARIES + 'order by m.name collate "C"', binary=True).fetchall()
+    ]
 
 
 def find_model(connection: Connection, name: str) -> Summary:
     """One model. Raises a Problem where there is none of that name."""
-    row = connection.execute(SUMMARIES + "where m.name = %s", [name]).fetchone()
+    row = connection.execute(SUMMARIES + "where m.name = %s", [name], binary=True).fetchone()
     if row is None:
         raise unknown(connection, name)
     return summary(connection, row)
@@ -232,6 +240,29 @@ def copy_modules(
                 copy.write(piece)
             advance(module_bytes(module))
         copy.write(COPY_TRAILER)
+
+
+def pack_model(connection: Connection, name: str, parameters: int, wanted: bool | None) -> tuple[bool, str | None]:
+    """Packs a model that was just loaded, and says whether it did, and what the user should be told.
+
+    Not asked for, it is done where pure SQL draws the pictures and the room is small beside what a server has.
+    """
+    row: Any = connection.execute("select sql_diffusion.choose_backend(null)").fetchone()
+    room = f"about {parameters * PACKED_BYTES / 1e6:,.0f} MB"
+    if wanted is False or (wanted is None and row[0] != "sql"):
+        return False, None
+    if wanted is None and parameters > PACKED_UNASKED:
+        return (
+            False,
+            f"packed, pictures in pure SQL take half the time, for {room}: select sql_diffusion.pack('{name}')",
+        )
+    try:
+        connection.execute("select sql_diffusion.pack(%s)", [name])
+    except psycopg.errors.InsufficientPrivilege:
+        if wanted:
+            raise
+        return False, f"it is not packed, which only the owner may: select sql_diffusion.pack('{name}')"
+    return True, None
 
 
 def module_bytes(module: Module) -> int:

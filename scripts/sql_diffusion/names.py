@@ -48,7 +48,8 @@ def network_tensors(network: str, tensors: Tensors) -> Tensors:
 def unwrap(tensors: Tensors) -> Tensors:
     """Without the names of wrappers that stand before all; the averaged weights where a file holds these beside others."""
     averaged = {name: tensor for name, tensor in tensors.items() if name.startswith("ema_model.")}
-    tensors = averaged or tensors
+    # a part of a network that torch.compile wrapped
+    tensors = {name.replace("._orig_mod.", "."): tensor for name, tensor in (averaged or tensors).items()}
     for wrapper in WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             return unwrap({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})

@@ -19,6 +19,7 @@ from .checkpoint import (
     Checkpoint,
     Component,
     TokenizerFiles,
+    addition,
     choose_weights,
     find_tokenizers,
     read_index,
@@ -456,7 +457,7 @@ def with_vae(checkpoint: Checkpoint, text: str, variant: str | None, progress: P
     found = open_file(text)
     vae = file_vae(present, *found, progress) if found else folder_vae(open_source(text, None), variant, progress)
     components = [vae if each is present else each for each in checkpoint.components]
-    return replace(checkpoint, components=components, additions=[*checkpoint.additions, vae.source.label])
+    return replace(checkpoint, components=components, additions=[*checkpoint.additions, addition(vae.source)])
 
 
 def folder_vae(source: Source, variant: str | None, progress: Progress) -> Component:

@@ -20,8 +20,13 @@ from .errors import Problem, enumerate_some
 Float32Array = NDArray[np.float32]
 
 # What is read, and how it lies in the file (little endian, as the format says).
-STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Numbers of things, such as CLIP's position_ids: no network that is run learns them, so they are left in the file.
 COUNTS: dict[str, np.dtype[Any]] = {
@@ -35,7 +40,7 @@ class Tensor(NamedTuple):
 
     file: Path
     name: str
-    dtype: str  # F32, F16 or BF16; of a count I64 and its like
+    dtype: str  # of STORAGE; of a count I64 and its like
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
     transposed: bool = False  # whether the file holds the matrix with its rows and columns exchanged
@@ -97,7 +102,7 @@ def read_header(file: Path, counts: bool = False) -> dict[str, Tensor]:
     if odd:
         raise Problem(
             f"{file} holds tensors of types that are not read: {enumerate_some(odd)}",
-            "float32, float16 and bfloat16 are. Convert it in diffusers: "
+            "float64, float32, float16 and bfloat16 are. Convert it in diffusers: "
             "pipeline.to(torch.float32).save_pretrained(folder), then load the folder.",
         )
     return {
@@ -129,7 +134,8 @@ def read_tensor(tensor: Tensor) -> Float32Array:
     if tensor.dtype == "BF16":  # the upper half of a float32
         values = (stored.astype(np.uint32) << 16).view(np.float32)
     else:
-        values = stored.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
+            values = stored.astype(np.float32, copy=False)
 
     finite = np.isfinite(values)
     if not finite.all():

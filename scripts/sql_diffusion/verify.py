@@ -1,21 +1,28 @@
-"""Runs a loaded model beside diffusers, layer by layer, on the same input."""
+"""Runs the networks of a loaded model beside diffusers and transformers, layer by layer, on the same inputs."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from psycopg import sql
 
+from .checkpoint import NETWORK
 from .database import Connection, backend_schema, function
 from .errors import USAGE, Problem
-from .models import COMPONENT, settings
+from .models import plan, settings
+from .names import network_class
 from .tensors import Float32Array
 
 TOLERANCE = 1e-4  # of the largest value of the layer's output
+TOKENS = 8  # of a text that a network is told
+
+# Steps of a plan that add one of their inputs to what the module makes, which of them: a residual is added where it arises.
+ADDED = {"linear": 1, "attention": 1, "position_embedding": 0}
 
 
 class Comparison(NamedTuple):
     """One layer: how far the database's output is from diffusers', and how large that output is."""
 
+    component: str
     step: int
     operation: str
     key: str
@@ -34,50 +41,117 @@ class Comparison(NamedTuple):
 
 
 def verify(connection: Connection, name: str, seed: int, timestep: int, backend: str | None) -> list[Comparison]:
-    """Every layer of one pass of the network, in order."""
+    """Every layer of one pass of each network, in order."""
+    components = settings(connection, name)["components"]  # first, since what is no model needs no torch
     try:
         import torch
-        from diffusers import UNet2DModel
     except ImportError as error:
-        raise Problem(
-            f"verify compares with diffusers, and {error.name} is not installed",
-            "pip install torch diffusers",
-            USAGE,
-        ) from error
-
-    config = settings(connection, name)["config"]
-    network: Any = UNet2DModel.from_config(config).eval()
-    network.load_state_dict(read_weights(connection, name, torch), strict=True)
-
-    height, width = config["sample_size"] if isinstance(config["sample_size"], list) else [config["sample_size"]] * 2
-    generator = torch.Generator().manual_seed(seed)
-    sample = torch.randn(1, network.config.in_channels, height, width, generator=generator)
-
+        raise not_installed(error) from error
     schema = backend_schema(connection, backend)
-    # The step time_embedding hands the sample on as it is; what it makes shows in every resnet_block.
-    plan = connection.execute(
-        "select p.key, p.operation from sql_diffusion.unet_plan(%s) p "
-        "where p.key is not null and p.operation <> 'time_embedding'",
-        [name],
-    ).fetchall()
-    expected = run_diffusers(network, sample, timestep, dict(plan), torch)
-    query: Any = sql.SQL("select s.step, s.operation, s.key, s.hidden from {}(%b, %s, %s) s order by s.step").format(
-        function(schema, "unet_steps")
+    layers = []
+    for component, config in sorted(components.items()):
+        layers += verify_network(connection, schema, name, component, config, seed, timestep, torch)
+    return layers
+
+
+def not_installed(error: ImportError) -> Problem:
+    """What is compared with is not here."""
+    return Problem(
+        f"verify compares with diffusers, and {error.name} is not installed",
+        "pip install torch diffusers transformers",
+        USAGE,
     )
+
+
+def verify_network(
+    connection: Connection,
+    schema: str,
+    name: str,
+    component: str,
+    config: dict[str, Any],
+    seed: int,
+    timestep: int,
+    torch: Any,
+) -> list[Comparison]:
+    """Every layer of one pass of a network."""
+    steps = plan(connection, name, component)
+    network = build_network(config).eval()
+    modules = dict(network.named_modules())
+    # transformers 5 has no text_model before the modules of a text encoder, checkpoints have
+    prefix = "text_model." if "text_model" not in modules and "encoder" in modules and "embeddings" in modules else ""
+    state = read_weights(connection, name, component, torch)
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()}, strict=True)
+
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        step["key"]: make_input(step, config, timestep, generator, torch)
+        for step in steps
+        if step["operation"] == "input" and step["key"] != "image"  # an autoencoder is run on a latent
+    }
+    keys = {step["key"]: step for step in steps if step["key"] and step["key"].removeprefix(prefix) in modules}
+    expected = run_reference(network, inputs, keys, prefix, torch)
+    query: Any = sql.SQL("select s.step, s.operation, s.key, s.hidden from {}({}, %s, %s) s order by s.step").format(
+        function(schema, "network_steps"),
+        sql.SQL("array[{}]::sql_diffusion.network_input[]").format(
+            sql.SQL(", ").join(sql.SQL("row({}, %b)").format(sql.Literal(key)) for key in inputs)
+        ),
+    )
+    values = [np.asarray(value, np.float32) for value in inputs.values()]
     with connection.cursor(binary=True) as cursor:
-        rows = cursor.execute(query, [sample[0].numpy(), timestep, name]).fetchall()
-    return [
-        compare(step, operation, key, hidden, expected[key]) for step, operation, key, hidden in rows if key in expected
-    ]
+        rows = cursor.execute(query, [*values, name, component]).fetchall()
+    results = {step: hidden for step, _, _, hidden in rows}
+    sources = {step["step"]: step["inputs"] for step in steps}
+    layers = []
+    for step, operation, key, hidden in rows:
+        if key not in expected or operation in ("input", "output") or hidden is None:
+            continue
+        place = ADDED.get(operation, len(sources[step]))
+        if place < len(sources[step]) and sources[step][place] is not None:
+            hidden = hidden - results[sources[step][place]]
+        layers.append(compare(component, step, operation, key, hidden, expected[key]))
+    return layers
 
 
-def read_weights(connection: Connection, name: str, torch: Any) -> dict[str, Any]:
+def build_network(config: dict[str, Any]) -> Any:
+    """The module of diffusers or transformers that a config is of."""
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise not_installed(error) from error
+    kind = network_class(config) or NETWORK
+    if hasattr(diffusers, kind):
+        return getattr(diffusers, kind).from_config(config)
+    network: Any = getattr(transformers, kind)
+    return network(network.config_class.from_dict(config))
+
+
+def make_input(step: dict[str, Any], config: dict[str, Any], timestep: int, generator: Any, torch: Any) -> Any:
+    """A random value for an input of a plan: an image, tokens, ids or a vector."""
+    channels, given = step["in_channels"], step["settings"] or {}
+    if step["key"] == "timestep":
+        return torch.tensor([float(timestep)])
+    if "num_embeddings" in given:  # ids of a vocabulary, or one class
+        length = given.get("most_tokens", 1)
+        return torch.randint(given["num_embeddings"], (length,), generator=generator)
+    if step["level"] is not None:
+        size = config.get("sample_size") or 32
+        height, width = size if isinstance(size, list) else (size, size)
+        if step["key"] == "latent":
+            halvings = len(config.get("block_out_channels") or config["decoder_block_out_channels"]) - 1
+            height, width = max(height >> halvings, 1), max(width >> halvings, 1)
+        return torch.randn(channels, height, width, generator=generator)
+    shape = (TOKENS, channels) if given.get("tokens") else (channels,)
+    return torch.randn(*shape, generator=generator)
+
+
+def read_weights(connection: Connection, name: str, component: str, torch: Any) -> dict[str, Any]:
     """The parameters as a state dict, read from the tables."""
     state: dict[str, Any] = {}
     with connection.cursor(binary=True) as cursor:
         rows = cursor.execute(
             "select p.key, p.weight, p.bias from sql_diffusion.parameters p where p.model = %s and p.component = %s",
-            [name, COMPONENT],
+            [name, component],
         )
         for key, weight, bias in rows:
             state[f"{key}.weight"] = torch.from_numpy(weight)
@@ -86,31 +160,43 @@ def read_weights(connection: Connection, name: str, torch: Any) -> dict[str, Any
     return state
 
 
-def run_diffusers(
-    network: Any, sample: Any, timestep: int, operations: dict[str, str], torch: Any
+def run_reference(
+    network: Any, inputs: dict[str, Any], keys: dict[str, dict[str, Any]], prefix: str, torch: Any
 ) -> dict[str, Float32Array]:
     """The output of every module that the plan names, caught by forward hooks."""
     outputs: dict[str, Float32Array] = {}
 
     def catch(key: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
-            if operations[key] == "group_norm_silu":  # one step of the plan, two modules of diffusers
+            if (keys[key]["settings"] or {}).get("silu"):  # one step of the plan, two modules of diffusers
                 value = torch.nn.functional.silu(value)
             outputs[key] = value[0].detach().numpy()
 
         return hook
 
-    hooks = [network.get_submodule(key).register_forward_hook(catch(key)) for key in operations]
+    hooks = [network.get_submodule(key.removeprefix(prefix)).register_forward_hook(catch(key)) for key in keys]
+    batch = {key: value[None] if key != "timestep" else value for key, value in inputs.items()}
     with torch.no_grad():
-        network(sample, timestep)
+        if "latent" in batch:
+            network.decode(batch["latent"])
+        elif "sample" in batch:
+            added = {key: batch.pop(key) for key in ("text_embeds", "time_ids") if key in batch}
+            if "class_labels" in batch and inputs["class_labels"].dtype == torch.int64:
+                batch["class_labels"] = inputs["class_labels"]
+            network(**batch, **({"added_cond_kwargs": added} if added else {}))
+        else:
+            network(**batch)
     for hook in hooks:
         hook.remove()
     return outputs
 
 
-def compare(step: int, operation: str, key: str, hidden: Float32Array, expected: Float32Array) -> Comparison:
+def compare(
+    component: str, step: int, operation: str, key: str, hidden: Float32Array, expected: Float32Array
+) -> Comparison:
     """One layer's output beside diffusers'."""
-    if hidden.shape != expected.shape:
-        return Comparison(step, operation, key, float(np.abs(expected).max()), float("nan"))
-    return Comparison(step, operation, key, float(np.abs(expected).max()), float(np.abs(hidden - expected).max()))
+    if hidden.ndim == 3 and expected.ndim == 2:  # an image (channels, height, width), which diffusers has as tokens
+        hidden = hidden.reshape(len(hidden), -1).T
+    error = float(np.abs(hidden - expected).max()) if hidden.shape == expected.shape else float("nan")
+    return Comparison(component, step, operation, key, float(np.abs(expected).max()), error)

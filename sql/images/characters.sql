@@ -49,6 +49,9 @@ begin atomic
   select case
     when image_ansi.scale not between 1 and 100
       then sql_diffusion.fail(format('image_ansi: scale is %s, expected 1 to 100', image_ansi.scale))
+    when getdatabaseencoding() not in ('UTF8', 'SQL_ASCII')
+      then sql_diffusion.fail(format('image_ansi: the encoding of the database is %s, expected UTF8, which has half blocks', getdatabaseencoding()),
+                              'image_ascii draws with letters, in every encoding.', '55000')
     end;
   -- A character cell shows two pixels: the upper half block is painted with the upper one's colour, its ground with the lower one's.
   with pixel as (
@@ -66,13 +69,15 @@ begin atomic
                  case when cardinality(p.bytes) in (2, 4) then p.bytes[cardinality(p.bytes)] / 255.0 else 1 end as alpha) c
   )
   select string_agg(format(E'\033[38;2;%s;%sm%s', upper_pixel.colour, coalesce('48;2;' || lower_pixel.colour, '49'),
-      repeat(convert_from('\xe29680', 'UTF8'), image_ansi.scale)), '' order by upper_pixel.x) || E'\033[0m'
+      repeat(half_block.character, image_ansi.scale)), '' order by upper_pixel.x) || E'\033[0m'
   from generate_series(0, array_length(image_ansi.image, 2) * image_ansi.scale - 1, 2) as line (y)
     join coloured upper_pixel on upper_pixel.y = line.y / image_ansi.scale
     left join coloured lower_pixel on lower_pixel.y = (line.y + 1) / image_ansi.scale and lower_pixel.x = upper_pixel.x
+    -- Not a constant, which the planner would convert, and fail, before the encoding is looked at.
+    cross join (select convert_from(case when getdatabaseencoding() in ('UTF8', 'SQL_ASCII') then E'\\xe29680'::bytea end, 'UTF8') as character) half_block
   group by line.y
   order by line.y;
 end;
 comment on function @extschema@.image_ansi(real[], int) is
   'An image (channels, height, width), values 0..1, as lines of half blocks in true colour, two rows of pixels a line: psql -At shows the picture. Each pixel becomes a square of '
-  'scale by scale. An alpha channel fades to black. The database''s encoding has to be UTF8.';
+  'scale by scale. An alpha channel fades to black. Error 55000 where the database''s encoding has no half blocks: neither UTF8 nor SQL_ASCII.';

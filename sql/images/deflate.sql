@@ -4,11 +4,11 @@ create function sql_diffusion.zlib_stored(bytes bytea) returns bytea
 language sql immutable strict parallel safe
 begin atomic
   -- RFC 1950 around RFC 1951: the header, stored blocks (last or not, length, its complement, bytes), and the checksum
-  select '\x7801'::bytea
+  select E'\\x7801'::bytea
     || string_agg(
-      case when b.start + 65535 < length(zlib_stored.bytes) then '\x00'::bytea else '\x01'::bytea end
-        || set_byte(set_byte('\x0000'::bytea, 0, b.size & 255), 1, b.size >> 8)
-        || set_byte(set_byte('\x0000'::bytea, 0, (65535 - b.size) & 255), 1, (65535 - b.size) >> 8)
+      case when b.start + 65535 < length(zlib_stored.bytes) then E'\\x00'::bytea else E'\\x01'::bytea end
+        || set_byte(set_byte(E'\\x0000'::bytea, 0, b.size & 255), 1, b.size >> 8)
+        || set_byte(set_byte(E'\\x0000'::bytea, 0, (65535 - b.size) & 255), 1, (65535 - b.size) >> 8)
         || substring(zlib_stored.bytes from b.start + 1 for b.size),
       ''::bytea order by b.start)
     || substring(int8send(sql_diffusion.adler32(zlib_stored.bytes)) from 5)
@@ -111,7 +111,7 @@ begin atomic
       lateral (select sum(b.byte) as sum, sum((b.ordinality - 1) * b.byte) as sums
                from unnest(zlib_compress.lines[r.line : r.line]) with ordinality as b (byte)) b
   )
-  select '\x78da'::bytea || substring(varbit_send(sql_diffusion.reversed_bits(substring(varbit_send((s.bits || repeat('0', -length(s.bits) & 7))::bit varying) from 5))) from 5)
+  select E'\\x78da'::bytea || substring(varbit_send(sql_diffusion.reversed_bits(substring(varbit_send((s.bits || repeat('0', -length(s.bits) & 7))::bit varying) from 5))) from 5)
     || substring(int8send((65536 * ((a.size + a.sums) % 65521) + (1 + a.sum) % 65521)::bigint) from 5)
   from (select h.bits || b.bits || w.last as bits from head h, body b, word w) s, sums a;
 end;

@@ -142,11 +142,11 @@ begin atomic
       then sql_diffusion.fail(check_png.name || ' is null')
     when length(check_png.png) > 134217728
       then sql_diffusion.fail(format('%s has %s bytes, expected at most 134217728', check_png.name, length(check_png.png)), errcode => '54000')
-    when substring(check_png.png for 8) <> '\x89504e470d0a1a0a'::bytea
+    when substring(check_png.png for 8) <> E'\\x89504e470d0a1a0a'::bytea
       then sql_diffusion.fail(format('%s does not begin with the signature of a PNG', check_png.name), 'No other format is read: convert the picture first.')
     when length(check_png.png) < 33
       then sql_diffusion.fail(format('%s ends after %s bytes, within its header', check_png.name, length(check_png.png)))
-    when substring(check_png.png from 9 for 8) <> '\x0000000d49484452'::bytea
+    when substring(check_png.png from 9 for 8) <> E'\\x0000000d49484452'::bytea
       then sql_diffusion.fail(format('%s does not begin with the chunk IHDR of 13 bytes', check_png.name))
     when substring(check_png.png from 30 for 4) <> substring(int8send(sql_diffusion.crc32(substring(check_png.png from 13 for 17))) from 5)
       then sql_diffusion.fail(format('%s is damaged: the checksum of the chunk IHDR at byte 8 does not fit', check_png.name))

@@ -22,13 +22,13 @@ comment on function sql_diffusion.png_chunk(text, bytea) is 'A chunk of a PNG: l
 
 create function sql_diffusion.png_file(width int, height int, channels int, data bytea) returns bytea
 language sql immutable strict parallel safe
-return '\x89504e470d0a1a0a'::bytea
+return E'\\x89504e470d0a1a0a'::bytea
   || sql_diffusion.png_chunk('IHDR',
     int4send(width)
     || int4send(height)
-    || '\x08'::bytea                                                           -- bits a sample
-    || (array['\x00', '\x04', '\x02', '\x06']::bytea[])[channels]               -- gray, gray and alpha, RGB, RGBA
-    || '\x000000'::bytea)
+    || E'\\x08'::bytea                                                           -- bits a sample
+    || (array[E'\\x00', E'\\x04', E'\\x02', E'\\x06']::bytea[])[channels]               -- gray, gray and alpha, RGB, RGBA
+    || E'\\x000000'::bytea)
   || sql_diffusion.png_chunk('IDAT', data)
   || sql_diffusion.png_chunk('IEND', ''::bytea);
 comment on function sql_diffusion.png_file(int, int, int, bytea) is 'A PNG of 8 bits a sample and 1 to 4 channels; data is its filtered rows as a zlib stream.';

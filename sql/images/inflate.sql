@@ -19,7 +19,7 @@ begin atomic
     | (get_byte(b.bytes, i.place + 5)::bigint << 40)
     | (get_byte(b.bytes, i.place + 6)::bigint << 48)
     | (get_byte(b.bytes, i.place + 7)::bigint << 56) order by i.place)
-  from (select inflate_windows.data || '\x0000000000000000000000000000'::bytea as bytes offset 0) b,
+  from (select inflate_windows.data || E'\\x0000000000000000000000000000'::bytea as bytes offset 0) b,
     lateral generate_series(0, length(inflate_windows.data) + 5, 2) as i (place);
 end;
 comment on function sql_diffusion.inflate_windows(bytea) is

@@ -64,7 +64,7 @@ begin atomic
                (3, null, 'relu', null, array[null], '{}'),
                (4, null, 'conv2d', tiny_block_draft.key || '.conv.4', array[null], '{"kernel_size": 3, "stride": 1, "padding": 1}'),
                (5, null, 'add', null, array[null, tiny_block_draft.key], '{}'),
-               (6, regexp_replace(tiny_block_draft.key, '\d+$', '') || ((regexp_match(tiny_block_draft.key, '\d+$'))[1]::int + 1), 'relu', null, array[null], '{}')
+               (6, regexp_replace(tiny_block_draft.key, '[0-9]+$', '') || ((regexp_match(tiny_block_draft.key, '[0-9]+$'))[1]::int + 1), 'relu', null, array[null], '{}')
        ) as d (place, label, operation, key, inputs, settings);
 end;
 comment on function sql_diffusion.tiny_block_draft(text, int, int) is

@@ -197,7 +197,7 @@ create function sql_diffusion.detokenize(
 language sql stable parallel safe
 begin atomic
   select case
-           when position('\x00'::bytea in d.bytes) > 0
+           when position(E'\\x00'::bytea in d.bytes) > 0
            then sql_diffusion.fail('detokenize: the tokens have a zero byte, which no text can hold',
                                    'sql_diffusion.detokenize_bytes gives them as bytea.')::text
            when d.class = 'CLIPTokenizer'

@@ -51,7 +51,7 @@ begin atomic
     from sentence s,
       lateral regexp_matches(s.letters collate "C",
         case split_words.tokenizer_class
-          when 'CLIPTokenizer' then '<\|startoftext\|>|<\|endoftext\|>|''s|''t|''re|''ve|''m|''ll|''d|[A-Za-z]+|[0-9]|[^ A-Za-z0-9]+| '
+          when 'CLIPTokenizer' then '<[|]startoftext[|]>|<[|]endoftext[|]>|''s|''t|''re|''ve|''m|''ll|''d|[A-Za-z]+|[0-9]|[^ A-Za-z0-9]+| '
           else E'''s|''t|''re|''ve|''m|''ll|''d| ?[A-Za-z]+| ?[0-9]+| ?[^ \tA-Za-z0-9]+|[ \t]+(?![^ \t])|[ \t]'
         end, 'g') with ordinality as m (matches, place)
   ), word as (

@@ -95,6 +95,9 @@ select pg_extension_config_dump('sql_diffusion.merges',
 
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
 
+comment on column sql_diffusion.models.source is 'the repository that the checkpoint was read from, or the name of the folder';
+comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out. Whoever may delete models may delete it too; drop extension and create extension bring it back';
+
 -- The bundled model's schedule, unless somebody has given it another.
 update sql_diffusion.models
 set defaults = '{"scheduler": "ddpm", "timesteps": [800, 750, 700, 650, 600, 550, 500, 450, 400, 350, 300, 240, 170, 90, 0]}'

@@ -1,5 +1,6 @@
 -- Models in the tables: a network of a few numbers, put in by hand.
 \set SHOW_CONTEXT never
+set sql_diffusion.progress = off;
 \pset null NULL
 set search_path to sql_diffusion, public;
 

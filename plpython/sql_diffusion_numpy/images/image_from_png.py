@@ -174,9 +174,7 @@ def _samples(header: Header, data: bytes, cancel_point: Callable[[], None]) -> n
             numbers = plain
         else:
             bits = np.unpackbits(plain, axis=1).reshape(rows, -1, header.depth)
-            numbers = np.zeros(bits.shape[:2], np.uint8)
-            for place in range(header.depth):
-                numbers = numbers << 1 | bits[:, :, place]
+            numbers = np.packbits(bits, axis=2)[:, :, 0] >> (8 - header.depth)
         image[y::step_y, x::step_x] = numbers[:, : columns * samples].reshape(rows, columns, samples)
     return image
 
