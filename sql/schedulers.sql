@@ -8,7 +8,7 @@ begin atomic
      from sql_diffusion.scheduler_names() n
      where n.given = lower((case when ltrim(scheduler) like '{%' then scheduler::jsonb ->> '_class_name' else scheduler end) collate "C")),
     case when not sql_diffusion.fail(format('scheduler is %s, expected %s', coalesce(quote_literal(scheduler), 'null'),
-                                            (select string_agg(n.given, ', ' order by n.given collate "C") from sql_diffusion.scheduler_names() n where n.given = n.name or not starts_with(lower(n.class_name collate "C"), n.given))),
+                                            (select string_agg(n.given, ', ' order by n.given collate "C") from sql_diffusion.scheduler_names() n where n.given = n.name or n.given not in (lower(n.class_name collate "C"), lower(replace(n.class_name, 'Scheduler', '') collate "C")))),
                                      'Or diffusers'' name of its class, or settings: {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}.') then '' end);
 end;
 comment on function sql_diffusion.scheduler_name(text) is

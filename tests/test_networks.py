@@ -15,6 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from reference import config_of, insert_model, random_unet, randomize, relative_error
 
+pytest_plugins = ["numpy_server"]
+
 BACKENDS = {"sql_diffusion": 1e-4, "sql_diffusion_numpy": 1e-5}  # schema -> largest error, of the largest value
 
 CONDITION: dict[str, Any] = {
@@ -78,9 +80,8 @@ CONDITIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
 
 
 @pytest.fixture
-def server(connection: Connection) -> Connection:
-    connection.execute("create extension if not exists sql_diffusion_numpy cascade")
-    return connection
+def server(numpy_connection: Connection) -> Connection:
+    return numpy_connection
 
 
 def run(server: Connection, schema: str, **arguments: Any) -> np.ndarray:
@@ -303,7 +304,7 @@ def test_text_encoder_is_that_of_transformers(
                 where s.operation = 'output'""",
             [ids.tolist()],
         ).fetchall()
-        ours = dict(rows)
+        ours: dict[str, Any] = dict(rows)
         assert set(expected) <= set(ours)
         for name, value in expected.items():
             assert relative_error(ours[name], value) < tolerance, f"{schema}: {name}"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from sql_diffusion_numpy.unet import assemble_network
 from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
@@ -26,6 +25,7 @@ from sql_diffusion_numpy.layers.quick_gelu import quick_gelu
 from sql_diffusion_numpy.layers.relu import relu
 from sql_diffusion_numpy.layers.scaled_dot_product_attention import scaled_dot_product_attention
 from sql_diffusion_numpy.layers.timestep_embedding import timestep_embedding
+from sql_diffusion_numpy.network import assemble_network
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["one thread", "three threads"])

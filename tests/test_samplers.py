@@ -236,10 +236,13 @@ def test_the_twin_makes_the_same_steps(
     numpy_connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     noise = Noise(monkeypatch, rng)
-    for settings in {
+    special: dict[str, list[dict[str, Any]]] = {
         "ddim": [{"eta": 0.5}],
         "dpmsolver++": [{"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}],
-    }.get(name, [{}]) + (THRESHOLDS if name in ("ddpm", "ddim", "dpmsolver++", "unipc", "lcm") else []):
+    }
+    for settings in special.get(name, [{}]) + (
+        THRESHOLDS if name in ("ddpm", "ddim", "dpmsolver++", "unipc", "lcm") else []
+    ):
         _, passes = theirs(name, TRAINED[1], settings, 6, noise, rng)
         sql, numpy = (
             ours(numpy_connection, schema, name, TRAINED[1], settings, 6, passes)

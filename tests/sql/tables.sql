@@ -12,9 +12,9 @@ values ('tiny', 'unet', '{"_class_name": "UNet2DModel", "sample_size": [4, 2], "
   "attention_head_dim": 2, "norm_num_groups": 1}');
 
 -- the network, derived from its configuration
-select p.step, p.operation, p.key, p.pops, p.pushes, p.in_channels as "in", p.out_channels as out from unet_plan('tiny') p order by p.step;
+select p.step, p.operation, p.key, p.inputs, p.in_channels as "in", p.out_channels as out, p.level from plan('tiny') p order by p.step;
 -- what its checkpoint has to hold
-select p.key, p.weight_shape, p.bias_shape from unet_parameters((select c.config from components c where c.model = 'tiny')) p order by p.key collate "C" limit 6;
+select p.key, p.weight_shape, p.bias_shape from network_parameters((select c.config from components c where c.model = 'tiny')) p order by p.key collate "C" limit 6;
 
 -- no parameters yet, then all but one, then one of a wrong shape
 select ddpm_generate(1, 'tiny');
@@ -22,7 +22,7 @@ insert into parameters (model, component, key, weight, bias)
 select 'tiny', 'unet', p.key,
   reshape(array(select sin(i + length(p.key)) / 2 from generate_series(1, numel(p.weight_shape)) i)::real[], p.weight_shape),
   case when p.bias_shape is not null then array_fill(0.1::real, p.bias_shape) end
-from unet_parameters((select c.config from components c where c.model = 'tiny')) p
+from network_parameters((select c.config from components c where c.model = 'tiny')) p
 where p.key <> 'conv_out';
 select ddpm_generate(1, 'tiny');
 insert into parameters (model, component, key, weight, bias) values ('tiny', 'unet', 'conv_out', '{{{{1}}}}', '{0}');
@@ -45,7 +45,7 @@ reset sql_diffusion.model;
 \set VERBOSITY terse
 insert into models (name, pipeline, scheduler) values ('', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}');
 \set VERBOSITY default
-insert into models (name, pipeline, scheduler) values ('x', 'StableDiffusionPipeline', '{"_class_name": "DDPMScheduler"}');
+insert into models (name, pipeline, scheduler) values ('x', 'KandinskyPipeline', '{"_class_name": "DDPMScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DEISMultistepScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}');
 update components set config = config || '{"act_fn": "gelu"}' where model = 'tiny';

@@ -167,6 +167,7 @@ def _samples(header: Header, data: bytes, cancel_point: Callable[[], None]) -> n
         lines = filtered[start : start + rows * (1 + row_bytes)].reshape(rows, 1 + row_bytes)
         start += lines.size
         plain = _unfiltered(lines, max(1, header.depth * samples // 8), cancel_point)
+        numbers: np.ndarray
         if header.depth == 16:
             numbers = plain.view(">u2").astype(np.uint16)
         elif header.depth == 8:
