@@ -205,7 +205,7 @@ def test_a_run_takes_the_part_that_has_its_input(numpy_connection: Connection, r
             assert steps == expected
 
 
-def test_large_images_run_in_bands_of_packed_kernels(connection: Connection, rng: np.random.Generator) -> None:
+def test_large_images_run_in_bands(connection: Connection, rng: np.random.Generator) -> None:
     """An image of 108 x 128 has more pixels than a number has room for: packed or not, up and down."""
     small = {**KL, "block_out_channels": [4, 4], "norm_num_groups": 2, "mid_block_add_attention": False}
     autoencoder = random_autoencoder(rng, AutoencoderKL, {**small, "sample_size": [108, 128]})

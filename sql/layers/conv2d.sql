@@ -143,7 +143,7 @@ comment on function sql_diffusion.conv2d_channels_parallel(real[], int, int, int
 
 create function sql_diffusion.conv2d_operands(
   input sql_diffusion.feature_maps, largest double precision[], norm sql_diffusion.normalization,
-  kernel_height int, kernel_width int, stride int, padding int, scale_factor int, name text, top int default null, rows int default null
+  kernel_height int, kernel_width int, stride int, padding int, scale_factor int, name text
 ) returns table (planes numeric[], rest numeric, unit double precision, slots int[], height int, width int, error double precision)
 language sql immutable parallel safe rows 1
 begin atomic
@@ -191,18 +191,17 @@ begin atomic
                        -- in every slot of the product 5e15, so that what is read from it is never negative
                        ('1' || repeat('5000000000000000', (size.height + kernel_height - 2) * size.row_stride + size.width + kernel_width - 1))::numeric as half
                 offset 0) constant
-       cross join lateral (select coalesce(rows, (size.height + 2 * padding - kernel_height) / stride + 1) as height,
+       cross join lateral (select (size.height + 2 * padding - kernel_height) / stride + 1 as height,
                        (size.width + 2 * padding - kernel_width) / stride + 1 as width offset 0) shape
-       cross join lateral (select array_agg(2 + 16 * ((kernel_height - 1 - coalesce(top, padding) + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
+       cross join lateral (select array_agg(2 + 16 * ((kernel_height - 1 - padding + i / shape.width * stride) * size.row_stride + kernel_width - 1 - padding + i % shape.width * stride)) as slots
                 from (select generate_series(0, shape.height * shape.width - 1) as i) pixel) output
   offset 0;
 end;
-comment on function sql_diffusion.conv2d_operands(sql_diffusion.feature_maps, double precision[], sql_diffusion.normalization, int, int, int, int, int, text, int, int) is
+comment on function sql_diffusion.conv2d_operands(sql_diffusion.feature_maps, double precision[], sql_diffusion.normalization, int, int, int, int, int, text) is
   'What an input brings to its convolution. planes: a big number for each channel, pixel (y, x) in slot y * row_stride + x from the most significant end, and the last for the '
   'offset of the pixels. rest: what is to be added to the sum of the products. unit: what 1 in a slot stands for. slots: where in the digits of the sum each output pixel '
   'begins, row by row. height, width: of the output. error: what rounding may have added to an output. norm is what is done to the pixels first, NULL for nothing, and scale_factor how many times as high and wide the input is made by '
-  'repeating them. Of a band of an image, rows are the rows of output and top the rows of padding above it (below 0: rows of the band above what the first output reads). '
-  'The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
+  'repeating them. The name opens the message where the input is not finite. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_plane(
   kernels numeric[], planes numeric[], rest numeric, unit double precision, slots int[], bias real, residual real[], output_scale double precision

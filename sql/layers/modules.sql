@@ -41,7 +41,7 @@ comment on type sql_diffusion.convolution is
 create function sql_diffusion.conv2d_prepared(
   input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
   norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1,
-  shortcut sql_diffusion.convolution default null, top int default null, rows int default null
+  shortcut sql_diffusion.convolution default null
 ) returns setof sql_diffusion.convolution
 language sql stable parallel safe rows 1
 begin atomic
@@ -70,7 +70,7 @@ begin atomic
                then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
                                               cardinality((input).mean), p.in_channels, conv2d_prepared.key, sql_diffusion.shape(p.weight)))
                else l.id is not null
-                    and coalesce(rows, ((input).height * scale_factor + 2 * padding - p.kernel_height) / stride + 1)
+                    and ((input).height * scale_factor + 2 * padding - p.kernel_height) / stride + 1
                         <= sql_diffusion.conv2d_rows((input).width * scale_factor, p.kernel_height, p.kernel_width, stride, padding)
                end as ready,
                p.out_channels,
@@ -101,15 +101,15 @@ begin atomic
         offset 0) layer
        left join lateral (select operands.planes, operands.rest, operands.unit, operands.slots, operands.height, operands.width
                           from sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, scale_factor,
-                                                             name || ': the input of ' || key, top, rows) operands
+                                                             name || ': the input of ' || key) operands
                           where layer.ready
                           offset 0) ready
        on true
   offset 0;
 end;
-comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int, sql_diffusion.convolution, int, int) is
+comment on function sql_diffusion.conv2d_prepared(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int, sql_diffusion.convolution) is
   'The convolution with the parameters of the module with this key, of this input, up to its multiplications; without a layer where the module is not packed for an image of this width (a 1x1 kernel, packed for one, serves all). '
-  'Arguments as for conv2d_module; of a band of an image, top and rows as for conv2d_operands. A set of one row, so that the planner puts the query in its place.';
+  'Arguments as for conv2d_module. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.conv2d_packed(convolution sql_diffusion.convolution, first int, last int) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
@@ -163,58 +163,6 @@ return (convolution).out_channels
 comment on function sql_diffusion.conv2d_nanoseconds(sql_diffusion.convolution) is
   'About the nanoseconds that the multiplications of a convolution take in one process: whether to start workers (worth_workers).';
 
--- A large image takes more digits than a number has. Its bands of rows have the rows of pixels as far apart as the whole image has them, so that the packed kernels serve them too; what is above
--- and below a band belongs to it as far as its kernels reach.
-create function sql_diffusion.conv2d_bands(
-  input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[], norm sql_diffusion.normalization,
-  residual real[], output_scale double precision, scale_factor int
-) returns sql_diffusion.feature_maps
-language sql stable parallel safe
-set jit = off
-set enable_memoize = off
-return (
-  select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(pixel.element), size.height * size.width), size.height, size.width)
-  from (select l.out_channels, l.kernel_height,
-               ((input).height * scale_factor + 2 * padding - l.kernel_height) / stride + 1 as height,
-               ((input).width * scale_factor + 2 * padding - l.kernel_width) / stride + 1 as width,
-               -- repeated rows come whole
-               sql_diffusion.conv2d_rows((input).width * scale_factor, l.kernel_height, l.kernel_width, stride, padding) - 2 * (scale_factor - 1) as most
-        from (select p.weight_shape[1] as out_channels, coalesce(p.weight_shape[3], 1) as kernel_height, coalesce(p.weight_shape[4], 1) as kernel_width, l.row_stride
-              from sql_diffusion.parameters p
-                   join sql_diffusion.packed_layers l on (l.model, l.component, l.key) = (p.model, p.component, p.key)
-              where p.model = conv2d_bands.model
-                and p.component = conv2d_bands.component
-                and p.key = conv2d_bands.key
-              offset 0) l
-        where l.kernel_height * l.kernel_width = 1
-           or l.row_stride = sql_diffusion.conv2d_row_stride((input).width * scale_factor, l.kernel_width, padding)
-        offset 0) size,
-       lateral (select unnest(line.pixels) as element
-                from (select band.planes[o:o] as pixels
-                      from (select start,
-                                   case when sql_diffusion.worth_workers(sql_diffusion.conv2d_nanoseconds(prepared))
-                                   then (select sql_diffusion.array_cat_agg((c.maps).planes order by c.share) from sql_diffusion.conv2d_packed_parallel(prepared) c)
-                                   else (select maps.planes from sql_diffusion.conv2d_packed(prepared, 1, prepared.out_channels) maps)
-                                   end as planes
-                            from (select start,
-                                         least(size.most, size.height - start) as rows,
-                                         greatest(start * stride - padding, 0) / scale_factor as first,
-                                         least((start + least(size.most, size.height - start) - 1) * stride - padding + size.kernel_height - 1, (input).height * scale_factor - 1) / scale_factor as last
-                                  from generate_series(0, size.height - 1, size.most) start offset 0) cut,
-                                 lateral (select row((input).planes[:][cut.first * (input).width + 1 : (cut.last + 1) * (input).width], cut.last - cut.first + 1, (input).width,
-                                                     (input).mean, (input).variance, (input).low, (input).high)::sql_diffusion.feature_maps as maps,
-                                                 residual[:][cut.start * size.width + 1 : (cut.start + cut.rows) * size.width] as residual offset 0) own,
-                                 sql_diffusion.conv2d_prepared(own.maps, model, component, key, stride, padding, name, extra_bias, norm, own.residual, output_scale,
-                                                               scale_factor, top => padding + cut.first * scale_factor - cut.start * stride, rows => cut.rows) prepared
-                            offset 0) band,
-                           generate_series(1, size.out_channels) o
-                      order by o, band.start
-                      offset 0) line) pixel
-  where size.most > 0
-  group by size.height, size.width);
-comment on function sql_diffusion.conv2d_bands(sql_diffusion.feature_maps, text, text, text, int, int, text, real[], sql_diffusion.normalization, real[], double precision, int) is
-  'conv2d_module by packed kernels of an image that is too large for one number, in bands of rows; NULL where the module is not packed for an image of this width.';
-
 create function sql_diffusion.conv2d_module(
   input sql_diffusion.feature_maps, model text, component text, key text, stride int, padding int, name text, extra_bias real[] default null,
   norm sql_diffusion.normalization default null, residual real[] default null, output_scale double precision default 1, scale_factor int default 1,
@@ -225,19 +173,17 @@ begin atomic
   select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
   from (select case
                when prepared.layer is null
-               then (select coalesce(sql_diffusion.conv2d_bands(input, model, component, key, stride, padding, name, extra_bias, norm, given.residual, output_scale, scale_factor),
-                                     sql_diffusion.conv2d_core(case when scale_factor = 1 then input
-                                                               else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor))
-                                                               end,
-                                                               p.weight, prepared.bias, stride, padding, name || ': the input of ' || key, norm, given.residual, output_scale))
+               then (select sql_diffusion.conv2d_core(case when scale_factor = 1 then input
+                                                      else sql_diffusion.to_maps(sql_diffusion.interpolate_nearest(sql_diffusion.from_maps(input), scale_factor))
+                                                      end,
+                                                      p.weight, prepared.bias, stride, padding, name || ': the input of ' || key, norm,
+                                                      coalesce(residual, (select maps.planes
+                                                                          from sql_diffusion.conv2d_packed(shortcut, 1, (shortcut).out_channels) maps
+                                                                          where (shortcut).layer is not null)), output_scale)
                      from (select p.weight || '{}'::real[] as weight
                            from sql_diffusion.parameters p
                            where p.model = conv2d_module.model and p.component = conv2d_module.component and p.key = conv2d_module.key
-                           offset 0) p,
-                          (select coalesce(residual, (select maps.planes
-                                                      from sql_diffusion.conv2d_packed(shortcut, 1, (shortcut).out_channels) maps
-                                                      where (shortcut).layer is not null)) as residual
-                           offset 0) given)
+                           offset 0) p)
                when sql_diffusion.worth_workers(sql_diffusion.conv2d_nanoseconds(prepared))
                then (select row(sql_diffusion.array_cat_agg((c.maps).planes order by c.share), max((c.maps).height), max((c.maps).width),
                                 sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
