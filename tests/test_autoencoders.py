@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel

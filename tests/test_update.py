@@ -183,7 +183,9 @@ def test_an_update_in_pure_sql_goes_whole_or_not_at_all(old_version: str) -> Non
             before = own.execute((MEMBERS + CATALOGUE["functions"]).encode()).fetchall()
             with pytest.raises(psycopg.errors.DependentObjectsStillExist) as error:
                 own.execute("alter extension sql_diffusion update")
-            assert "view public.steps depends on function public.ddpm_steps_before" in str(error.value.diag.message_detail)
+            assert "view public.steps depends on function public.ddpm_steps_before" in str(
+                error.value.diag.message_detail
+            )
             assert own.execute((MEMBERS + CATALOGUE["functions"]).encode()).fetchall() == before
             assert own.execute("select extversion from pg_extension where extname = 'sql_diffusion'").fetchone() == (
                 old_version,
