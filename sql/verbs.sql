@@ -192,3 +192,14 @@ comment on function @extschema@.text_to_image(text, bigint, text, text, int, rea
   'negative_prompt: what it is not to show. num_inference_steps or timesteps (descending), scheduler and eta: as for ddpm_generate. guidance_scale (0 or more; 1 for none): how closely it follows the prompt, by default what the '
   'model''s pipeline has (7.5; 5 with sizes; 8.5 of consistency models). height and width in pixels: by default those the model was made for. guidance_rescale (0 to 1): see sql_diffusion.guidance. clip_skip: so many of the '
   'last layers of the text encoder are left out. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint, prompt and seed, to within one grey level.';
+
+create function @extschema@.text_to_image(prompt text, seed text, model text default null, negative_prompt text default null, num_inference_steps int default null,
+    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
+    guidance_rescale real default 0, clip_skip int default null) returns real[]
+language sql stable parallel unsafe
+begin atomic
+  select g.image
+  from @extschema@.text_to_image(array[prompt], array[seed::bigint], model, negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
+end;
+comment on function @extschema@.text_to_image(text, text, text, text, int, real, int, int, text, int[], real, text, real, int) is
+  'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';

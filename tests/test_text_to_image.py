@@ -164,7 +164,7 @@ PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "long prompt": ("2", LONG, {"num_inference_steps": 2}),
     "XL, zeros for no negative prompt": ("XL", FIVE_LANGUAGES[2], {"num_inference_steps": 2}),
     "XL, negative prompt": ("XL", FIVE_LANGUAGES[0], {"negative_prompt": "a moth", "num_inference_steps": 2}),
-    "XL, not square, clip_skip": ("XL", FIVE_LANGUAGES[3], {"height": 8, "width": 20, "clip_skip": 1, "num_inference_steps": 2}),
+    "XL, not square, clip_skip": ("XL", FIVE_LANGUAGES[3], {"height": 16, "width": 24, "clip_skip": 1, "num_inference_steps": 2}),
     "consistency, its defaults": ("consistency", FIVE_LANGUAGES[4], {}),
     "consistency, two steps": ("consistency", FIVE_LANGUAGES[0], {"num_inference_steps": 2, "guidance_scale": 2.0}),
 }  # fmt: skip
@@ -190,6 +190,8 @@ def pipelines(folders: dict[str, Path]) -> dict[str, Any]:
     made = {name: make(folders) for name, make in PIPELINES.items()}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
+        # where diffusers looks for the norm after skipped layers; transformers 5 has it one module further up
+        object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     return made
 
 
@@ -248,14 +250,14 @@ def test_many_prompts_are_each_the_picture_made_alone(loaded: Connection, backen
 @pytest.mark.parametrize("backend", ["sql", "numpy"])
 def test_the_steps_lead_to_the_picture(loaded: Connection, backend: str) -> None:
     rows = loaded.execute(
-        """select s.step, s.sample, s.pred_original_sample, image_ansi(sql_diffusion.latent_preview(s.sample)),
+        """select s.step, s.sample, s.pred_original_sample, array(select image_ansi(sql_diffusion.latent_preview(s.sample))),
                   sql_diffusion.finished_image(s.sample, '2')
            from text_to_image_steps('a moth', 5, '2', num_inference_steps => 3, backend => %s) s""",
         [backend],
     ).fetchall()
     assert [row[0] for row in rows] == [1, 2, 3]
     assert all(np.shape(row[1]) == np.shape(row[2]) == (4, 8, 8) for row in rows)
-    assert all("\x1b[" in row[3] for row in rows)
+    assert all(len(row[3]) == 4 and "\x1b[" in row[3][0] for row in rows)
     picture = loaded.execute(
         "select text_to_image('a moth', 5, '2', num_inference_steps => 3, backend => %s)", [backend]
     ).fetchone()
@@ -327,7 +329,7 @@ def test_what_is_refused(loaded: Connection, call: str, message: str) -> None:
             loaded.execute("select " + call.format(f"backend => '{backend}'")).fetchall()
         assert error.value.diag.message_primary is not None
         assert message in error.value.diag.message_primary, backend
-        words.append(error.value.diag.message_primary)
+        words.append(error.value.diag.message_primary.removeprefix("sql_diffusion: "))
     assert words[0] == words[1]
 
 
