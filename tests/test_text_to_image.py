@@ -217,7 +217,9 @@ def test_the_picture_of_diffusers(
     seed = 42
     generator = torch.Generator().manual_seed(seed)
     theirs = pipelines[name](prompt, generator=generator, output_type="np", **settings).images[0].transpose(2, 0, 1)
-    named = "".join(f", {argument} => %s" + ("::real" if isinstance(value, float) else "") for argument, value in settings.items())
+    named = "".join(
+        f", {argument} => %s" + ("::real" if isinstance(value, float) else "") for argument, value in settings.items()
+    )
     row = loaded.execute(
         f"select text_to_image(%s::text, %s, %s, backend => %s{named})",
         [prompt, seed, name, backend, *settings.values()],
