@@ -44,8 +44,8 @@ DATA_built += build/sql_diffusion_numpy--$(EXTVERSION).sql
 # A server that the plain script was run on becomes one with the extension, its models kept (doc/install.md).
 DATA_built += build/sql_diffusion--unpackaged.sql build/sql_diffusion--unpackaged--$(EXTVERSION).sql
 
-# ALTER EXTENSION UPDATE, from each older version that sql/updates tells how to leave
-UPDATES     = $(patsubst sql/updates/%.sql,build/%--$(EXTVERSION).sql,$(wildcard sql/updates/*.sql))
+# ALTER EXTENSION UPDATE, from each older version whose install scripts are kept
+UPDATES     = $(patsubst tests/releases/%.sql,build/%--$(EXTVERSION).sql,$(wildcard tests/releases/*.sql))
 DATA_built += $(UPDATES)
 
 REGRESS      = $(patsubst tests/sql/%.sql,%,$(wildcard tests/sql/*.sql))
@@ -93,13 +93,17 @@ build/sql_diffusion--unpackaged--$(EXTVERSION).sql: $(SQL) scripts/managed_sql.p
 	@mkdir -p build
 	$(PYTHON3) scripts/managed_sql.py unpackaged $(SQL) > $@.new && mv $@.new $@
 
-build/sql_diffusion--%--$(EXTVERSION).sql: sql/updates/sql_diffusion--%.sql $(SQL) scripts/update_script.py
-	@mkdir -p build
-	$(PYTHON3) scripts/update_script.py $< $(filter-out build/butterflies.sql sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+UPDATE = $(PYTHON3) scripts/update_script.py --from $* --to $(EXTVERSION)
 
-build/sql_diffusion_numpy--%--$(EXTVERSION).sql: sql/updates/sql_diffusion_numpy--%.sql build/sql_diffusion_numpy--$(EXTVERSION).sql scripts/update_script.py
+build/sql_diffusion--%--$(EXTVERSION).sql: tests/releases/sql_diffusion--%.sql sql/updates/sql_diffusion.sql $(SQL) scripts/update_script.py Makefile
 	@mkdir -p build
-	$(PYTHON3) scripts/update_script.py $< build/sql_diffusion_numpy--$(EXTVERSION).sql > $@.new && mv $@.new $@
+	$(UPDATE) --release $< --by-hand sql/updates/sql_diffusion.sql $(filter-out build/butterflies.sql sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+
+build/sql_diffusion_numpy--%--$(EXTVERSION).sql: tests/releases/sql_diffusion_numpy--%.sql \
+		build/sql_diffusion_numpy--$(EXTVERSION).sql build/sql_diffusion--$(EXTVERSION).sql scripts/update_script.py Makefile
+	@mkdir -p build
+	$(UPDATE) --release $< --requires tests/releases/sql_diffusion--$*.sql build/sql_diffusion--$(EXTVERSION).sql \
+		build/sql_diffusion_numpy--$(EXTVERSION).sql > $@.new && mv $@.new $@
 
 build/operations.sql: $(OPERATIONS) scripts/dispatchers.py
 build/networks.sql: $(NETWORKS) scripts/dispatchers.py

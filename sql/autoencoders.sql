@@ -48,7 +48,7 @@ create function sql_diffusion.check_moments(model text) returns boolean
 language sql stable parallel safe
 begin atomic
   select case when last.out_channels <> 2 * sql_diffusion.latent_channels(model, a.component)
-              then sql_diffusion.fail(format('vae_moments: component %s of model "%s" is a %s, which has no distribution of latents', a.component, model,
+              then sql_diffusion.fail(format('vae_moments: component %s of model "%s" is of class %s, which has no distribution of latents', a.component, model,
                                              sql_diffusion.network_class(sql_diffusion.component_config(model, a.component))),
                                       'vae_encode gives its latent.', '0A000')
               else true

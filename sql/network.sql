@@ -301,10 +301,10 @@ language sql stable parallel safe rows 60
 begin atomic
   select sql_diffusion.check_model(model);
   select sql_diffusion.check_inputs(part.steps, inputs, coalesce(name, component))
-  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i where i.value is not null)) as steps
+  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i)) as steps
         from sql_diffusion.plan(model, component) p) part;
   select r.step, r.operation, r.key, part.steps[r.step - part.steps[1].step + 1].level, r.hidden
-  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i where i.value is not null)) as steps
+  from (select sql_diffusion.plan_part(array_agg(p order by p.step), array(select i.name from unnest(run_network.inputs) i)) as steps
         from sql_diffusion.plan(model, component) p offset 0) part,
        (select array_agg(i.name order by i.ordinality) as names, array_agg(sql_diffusion.input_maps(i.value) order by i.ordinality) as maps
         from unnest(inputs) with ordinality i (name, value)

@@ -10,11 +10,16 @@ begin atomic
               else 1 end as row_stride
   from sql_diffusion.components c,
        lateral (select array_agg(p order by p.step) as steps from sql_diffusion.network_plan(c.config) p) plan,
+       -- an autoencoder's images are as large as its latents are the samples of the model's U-Net
+       lateral (select coalesce((select (sql_diffusion.sample_shape(u.config))[3] * 2 ^ latent.level
+                                 from sql_diffusion.components u, unnest(plan.steps) latent
+                                 where u.model = c.model and u.component = 'unet' and latent.operation = 'input' and latent.key = 'latent'),
+                                (sql_diffusion.sample_shape(c.config))[3]) as width) sample,
        unnest(plan.steps) p,
        sql_diffusion.operation_modules(p) m,
        lateral (select case when m.suffix = '' then p.key else p.key || '.' || m.suffix end as key,
                        -- of the image that goes in, halved as often as the level of the step before says
-                       (sql_diffusion.sample_shape(c.config))[3] / 2 ^ coalesce(plan.steps[p.inputs[1]].level, 0) as exact) at,
+                       sample.width / 2 ^ coalesce(plan.steps[p.inputs[1]].level, 0) as exact) at,
        lateral (select at.key, ceil(at.exact)::int as width) convolution
   where c.model = network_convolutions.model
     and m.scale is not null

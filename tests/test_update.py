@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from databases import new_database
 from reference import insert_model, random_unet
 
 ROOT = Path(__file__).parent.parent
-OLD = ["1.0.0"]  # tests/releases has their install scripts, but for the model that comes with the extension
-OLD_DEFAULTS = {"1.0.0": '{"scheduler": "ddpm", "num_inference_steps": 20}'}  # of that model
+RELEASES = ROOT / "tests" / "releases"
+OLD = ["1.0.0", "1.1.0"]  # their install scripts are kept, but for the model that comes with the extension
+OLD_DEFAULTS = {"1.0.0": '{"scheduler": "ddpm", "num_inference_steps": 20}'}  # of that model, where they were others
 
 # Everything that an extension has, as text, without numbers that differ from one database to the next.
 CATALOGUE = {
@@ -30,7 +32,7 @@ CATALOGUE = {
                      from member d join pg_aggregate a on d.classid = 'pg_proc'::regclass and a.aggfnoid = d.objid""",
     "relations": """select c.oid::regclass, c.relkind, c.reloptions::text, c.relacl::text, obj_description(c.oid, 'pg_class')
                     from member d join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid""",
-    "columns": """select c.oid::regclass, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage,
+    "columns": """select c.oid::regclass, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage, a.attgenerated,
                          pg_get_expr(f.adbin, f.adrelid), col_description(c.oid, a.attnum)
                   from member d join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
                        join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
@@ -46,10 +48,17 @@ CATALOGUE = {
                 from member d join pg_type t on d.classid = 'pg_type'::regclass and t.oid = d.objid""",
     "schemas": """select n.nspname, n.nspacl::text, obj_description(n.oid, 'pg_namespace')
                   from member d join pg_namespace n on d.classid = 'pg_namespace'::regclass and n.oid = d.objid""",
-    "extension": """select e.extname, e.extversion, e.extcondition::text, array(select c::regclass::text from unnest(e.extconfig) c)
+    "extension": """select e.extname, e.extversion, e.extcondition::text, array(select c::regclass::text from unnest(e.extconfig) c order by 1)
                     from pg_extension e where e.extname like 'sql_diffusion%'""",
     "shares": "select s.share, s.page from sql_diffusion.shares s",
     "model": "select m.name, m.pipeline, m.scheduler, m.defaults, m.source, m.sha256 from sql_diffusion.models m where m.bundled",
+    "parameters": """select p.component, p.key, p.weight_shape, p.bias_shape, md5(p.weight::text), md5(p.bias::text)
+                     from sql_diffusion.parameters p join sql_diffusion.models m on m.name = p.model
+                     where m.bundled""",
+    "packed kernels": """select l.component, l.key, l.row_stride, l.largest, k.out_channel, md5(k.kernels::text)
+                         from sql_diffusion.packed_layers l join sql_diffusion.packed_kernels k on k.layer = l.id
+                              join sql_diffusion.models m on m.name = l.model
+                         where m.bundled""",
 }
 MEMBERS = """
 with member as (
@@ -78,11 +87,10 @@ def old_version(request: pytest.FixtureRequest) -> Iterator[str]:
     folder = Path(sharedir) / "extension"
     if not os.access(folder, os.W_OK):
         pytest.skip(f"older versions are put into {folder}, which only its owner can write")
-    releases = ROOT / "tests" / "releases"
     model = [ROOT / "build" / "butterflies.sql", ROOT / "sql" / "pack_bundled.sql"]
     parts = {
-        f"sql_diffusion--{version}.sql": [releases / f"sql_diffusion--{version}.sql", *model],
-        f"sql_diffusion_numpy--{version}.sql": [releases / f"sql_diffusion_numpy--{version}.sql"],
+        f"sql_diffusion--{version}.sql": [RELEASES / f"sql_diffusion--{version}.sql", *model],
+        f"sql_diffusion_numpy--{version}.sql": [RELEASES / f"sql_diffusion_numpy--{version}.sql"],
     }
     try:
         for name, files in parts.items():
@@ -93,37 +101,105 @@ def old_version(request: pytest.FixtureRequest) -> Iterator[str]:
             (folder / name).unlink(missing_ok=True)
 
 
-def test_an_update_is_a_fresh_install(old_version: str) -> None:
-    call = "select public.ddpm_generate(7, 'mine', 2, backend => %s)"
-    unet = random_unet(np.random.default_rng())
-    with new_database() as updated, new_database() as fresh:
-        with psycopg.connect(dbname=updated, autocommit=True) as own:
-            own.execute("create extension plpython3u")
-            for extension in ("sql_diffusion", "sql_diffusion_numpy"):
-                query = sql.SQL("create extension {} version {}")
-                own.execute(query.format(sql.Identifier(extension), sql.Literal(old_version)))
-            own.execute(f"update sql_diffusion.models set defaults = '{OLD_DEFAULTS[old_version]}' where bundled")
-            insert_model(own, "mine", unet)
-            own.execute("select sql_diffusion.pack('mine')")
-            own.execute("create view pictures as select image_png(ddpm_generate(1)) as png")
-            pictures = [own.execute(call, [backend]).fetchone() for backend in ("sql", "numpy")]
-        with psycopg.connect(dbname=updated, autocommit=True) as own:
-            own.execute("alter extension sql_diffusion update")
-            own.execute("alter extension sql_diffusion_numpy update")
-            ours = catalogue(own)
-            for backend, before in zip(("sql", "numpy"), pictures, strict=True):
-                after = own.execute(call, [backend]).fetchone()
-                assert before is not None and after is not None
-                assert np.abs(np.array(after[0]) - np.array(before[0])).max() < 1 / 255
-        with psycopg.connect(dbname=fresh, autocommit=True) as own:
-            own.execute("create extension sql_diffusion_numpy cascade")
-            theirs = catalogue(own)
+def create_old(own: Connection[Any], version: str, *extensions: str) -> None:
+    for extension in extensions:
+        query = sql.SQL("create extension {} version {}")
+        own.execute(query.format(sql.Identifier(extension), sql.Literal(version)))
+    if version in OLD_DEFAULTS:
+        own.execute(f"update sql_diffusion.models set defaults = '{OLD_DEFAULTS[version]}' where bundled")
+
+
+def assert_same(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> None:
     assert len(theirs["functions"]) > 100
     for name in CATALOGUE:
         assert theirs[name], name
         assert ours[name] == theirs[name], name
 
 
-def test_every_older_version_has_its_update() -> None:
-    updates = {file.stem for file in (ROOT / "sql" / "updates").glob("*.sql")}
-    assert updates == {f"{name}--{version}" for name in ("sql_diffusion", "sql_diffusion_numpy") for version in OLD}
+def test_an_update_is_a_fresh_install(old_version: str) -> None:
+    calls = {
+        "a loaded model in SQL": "select public.ddpm_generate(7, 'mine', 2, backend => 'sql')",
+        "a loaded model in NumPy": "select public.ddpm_generate(7, 'mine', 2, backend => 'numpy')",
+        "the bundled model in NumPy": "select public.ddpm_generate(7, num_inference_steps => 2, backend => 'numpy')",
+    }
+
+    def pictures(own: Connection[Any]) -> dict[str, Any]:
+        return {name: np.array(own.execute(call.encode()).fetchall()[0][0]) for name, call in calls.items()}
+
+    unet = random_unet(np.random.default_rng())
+    with new_database() as updated, new_database() as fresh:
+        with psycopg.connect(dbname=updated, autocommit=True) as own:
+            own.execute("create extension plpython3u")
+            create_old(own, old_version, "sql_diffusion", "sql_diffusion_numpy")
+            insert_model(own, "mine", unet)
+            own.execute("select sql_diffusion.pack('mine')")
+            packed = own.execute("select count(*) from sql_diffusion.packed_layers where model = 'mine'").fetchone()
+            own.execute(
+                "create view pictures as select image_png(ddpm_generate(1, num_inference_steps => 1, backend => 'numpy')) as png"
+            )
+            own.execute(
+                "create function grey(image real[]) returns real language sql begin atomic select avg(e) from unnest(sql_diffusion.denormalize(image)) e; end"
+            )
+            before = pictures(own)
+        with psycopg.connect(dbname=updated, autocommit=True) as own:
+            own.execute("alter extension sql_diffusion update")
+            own.execute("alter extension sql_diffusion_numpy update")
+            ours = catalogue(own)
+            after = pictures(own)
+            for name in calls:
+                assert np.abs(after[name] - before[name]).max() < 1 / 255, name
+            assert own.execute("select grey('{{{-1,1}}}')").fetchone() == (0.5,)
+            png = own.execute("select png from pictures").fetchone()
+            assert png is not None and png[0].startswith(b"\x89PNG")
+            shapes = own.execute(
+                "select key, weight_shape, bias_shape from sql_diffusion.parameters where model = 'mine'"
+            ).fetchall()
+            still_packed = own.execute(
+                "select count(*), sql_diffusion.pack('mine') from sql_diffusion.packed_layers where model = 'mine'"
+            ).fetchone()
+        with psycopg.connect(dbname=fresh, autocommit=True) as own:
+            own.execute("create extension sql_diffusion_numpy cascade")
+            theirs = catalogue(own)
+    assert_same(ours, theirs)
+    state = unet.state_dict()
+    assert {(key, tuple(weight), None if bias is None else tuple(bias)) for key, weight, bias in shapes} == {
+        (
+            name.removesuffix(".weight"),
+            tuple(weight.shape),
+            tuple(bias.shape) if (bias := state.get(name.removesuffix("weight") + "bias")) is not None else None,
+        )
+        for name, weight in state.items()
+        if name.endswith(".weight")
+    }
+    assert packed and still_packed and packed[0] == still_packed[0] == still_packed[1]
+
+
+def test_an_update_in_pure_sql_goes_whole_or_not_at_all(old_version: str) -> None:
+    """A view on a function that has another result now: PostgreSQL's own error, until the view is dropped."""
+    with new_database() as updated, new_database("sql_diffusion") as fresh:
+        with psycopg.connect(dbname=updated, autocommit=True) as own:
+            create_old(own, old_version, "sql_diffusion")
+            own.execute("create view steps as select step, timestep from ddpm_steps(1)")
+            before = own.execute((MEMBERS + CATALOGUE["functions"]).encode()).fetchall()
+            with pytest.raises(psycopg.errors.DependentObjectsStillExist) as error:
+                own.execute("alter extension sql_diffusion update")
+            assert "view public.steps depends on function public.ddpm_steps_before" in str(
+                error.value.diag.message_detail
+            )
+            assert own.execute((MEMBERS + CATALOGUE["functions"]).encode()).fetchall() == before
+            assert own.execute("select extversion from pg_extension where extname = 'sql_diffusion'").fetchone() == (
+                old_version,
+            )
+            own.execute("drop view steps")
+            own.execute("alter extension sql_diffusion update")
+            ours = catalogue(own)
+        with psycopg.connect(dbname=fresh, autocommit=True) as own:
+            theirs = catalogue(own)
+    assert_same(ours, theirs)
+
+
+def test_every_older_version_has_its_install_scripts() -> None:
+    kept = {file.stem for file in RELEASES.glob("*.sql")}
+    assert kept == {f"{name}--{version}" for name in ("sql_diffusion", "sql_diffusion_numpy") for version in OLD}
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## ([\d.]+)", changes, re.MULTILINE)[1:] == OLD[::-1]

@@ -614,7 +614,7 @@ def _check_input(row: PlanRow, value: Any, deepest: int, name: str) -> np.ndarra
 
 def _check_inputs(plan: list[PlanRow], inputs: dict[str, Any], name: str) -> dict[str, np.ndarray]:
     """The inputs of a network as a batch of one, checked as sql_diffusion.check_inputs does."""
-    plan = network.plan_part(plan, [key for key, value in inputs.items() if value is not None])
+    plan = network.plan_part(plan, inputs)
     wanted = [row for row in plan if row.operation == "input"]
     deepest = max(0, *(row.level or 0 for row in plan))
     for surplus in (key for key, value in inputs.items() if value is not None):

@@ -16,7 +16,7 @@ create function sql_diffusion.to_maps(input real[], height int default null, wid
 language sql immutable parallel safe
 set jit = off
 return (
-  select row(input, coalesce(height, array_length(input, 2)), coalesce(width, array_length(input, 3)), array_agg(own.mean order by channel), array_agg(own.variance order by channel),
+  select row(case when array_ndims(input) = 3 then sql_diffusion.fold(array(select unnest(input)), array_length(input, 2) * array_length(input, 3)) else input end, coalesce(height, array_length(input, 2)), coalesce(width, array_length(input, 3)), array_agg(own.mean order by channel), array_agg(own.variance order by channel),
              array_agg(own.low order by channel), array_agg(own.high order by channel))::sql_diffusion.feature_maps
   from generate_series(1, array_length(input, 1)) channel,
        lateral (select avg(element) as mean, var_pop(element) as variance, min(element) as low, max(element) as high
