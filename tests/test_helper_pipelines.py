@@ -524,18 +524,38 @@ def test_verify_compares_every_network(database: str, rng: np.random.Generator) 
         "text_encoder_2": CLIPTextModelWithProjection(
             pipelines.text_config(64, 1, hidden_act="gelu", projection_dim=32)
         ),
+        "vae": AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+        ),
+        "tiny_vae": AutoencoderTiny(
+            encoder_block_out_channels=(6, 6),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        ),
+        "vqvae": VQModel(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            num_vq_embeddings=20,
+        ),
     }
+    torch.nn.init.normal_(parts["vqvae"].quantize.embedding.weight)  # so that there is no doubt which is the nearest
     with helper_database.connect(f"dbname={database}") as own, own.transaction(force_rollback=True):
         own.execute(
             "insert into sql_diffusion.models (name, pipeline, scheduler) values ('parts', 'DDPMPipeline', %s)",
             [Jsonb({"_class_name": "DDPMScheduler"})],
         )
         for name, network in parts.items():
-            if name == "unet":
-                config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-                config |= {"_class_name": "UNet2DConditionModel"}
-            else:
+            if "text" in name:
                 config = network.config.to_diff_dict() | {"architectures": [type(network).__name__]}
+            else:
+                config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+                config |= {"_class_name": type(network).__name__}
             own.execute(
                 "insert into sql_diffusion.components (model, component, config) values ('parts', %s, %s)",
                 [name, Jsonb(config)],
@@ -550,5 +570,6 @@ def test_verify_compares_every_network(database: str, rng: np.random.Generator) 
         layers = verify.verify(own, "parts", 0, 500, "sql")
     found = {(layer.component, layer.operation) for layer in layers}
     assert found >= {("unet", "attention"), ("unet", "resnet_block"), ("unet", "linear"), ("text_encoder", "attention")}
+    assert found >= {("vae", "downsample"), ("vae", "upsample"), ("tiny_vae", "conv2d"), ("vqvae", "quantize")}
     assert {component for component, _ in found} == set(parts)
     assert [layer for layer in layers if not layer.passed] == []

@@ -14,6 +14,7 @@ from .tensors import Float32Array
 
 TOLERANCE = 1e-4  # of the largest value of the layer's output
 TOKENS = 8  # of a text that a network is told
+AUTOENCODED = 32  # pixels of an image for an autoencoder, which takes any size: a small one tells as much
 
 # Steps of a plan that add one of their inputs to what the module makes, which of them: a residual is added where it arises.
 ADDED = {"linear": 1, "attention": 1, "position_embedding": 0}
@@ -86,7 +87,7 @@ def verify_network(
     inputs = {
         step["key"]: make_input(step, config, timestep, generator, torch)
         for step in steps
-        if step["operation"] == "input" and step["key"] != "image"  # an autoencoder is run on a latent
+        if step["operation"] == "input"
     }
     keys = {step["key"]: step for step in steps if step["key"] and step["key"].removeprefix(prefix) in modules}
     expected = run_reference(network, inputs, keys, prefix, torch)
@@ -135,11 +136,8 @@ def make_input(step: dict[str, Any], config: dict[str, Any], timestep: int, gene
         length = given.get("most_tokens", 1)
         return torch.randint(given["num_embeddings"], (length,), generator=generator)
     if step["level"] is not None:
-        size = config.get("sample_size") or 32
+        size = AUTOENCODED >> step["level"] if step["key"] in ("image", "latent") else config["sample_size"]
         height, width = size if isinstance(size, list) else (size, size)
-        if step["key"] == "latent":
-            halvings = len(config.get("block_out_channels") or config["decoder_block_out_channels"]) - 1
-            height, width = max(height >> halvings, 1), max(width >> halvings, 1)
         return torch.randn(channels, height, width, generator=generator)
     shape = (TOKENS, channels) if given.get("tokens") else (channels,)
     return torch.randn(*shape, generator=generator)
@@ -171,7 +169,10 @@ def run_reference(
             value = output[0] if isinstance(output, tuple) else output
             if (keys[key]["settings"] or {}).get("silu"):  # one step of the plan, two modules of diffusers
                 value = torch.nn.functional.silu(value)
-            outputs[key] = value[0].detach().numpy()
+            batched = (
+                keys[key]["operation"] != "quantize"
+            )  # which diffusers does to the pixels of all pictures in one list
+            outputs[key] = (value[0] if batched else value).detach().numpy()
 
         return hook
 
@@ -179,6 +180,7 @@ def run_reference(
     batch = {key: value[None] if key != "timestep" else value for key, value in inputs.items()}
     with torch.no_grad():
         if "latent" in batch:
+            network.encode(batch["image"])
             network.decode(batch["latent"])
         elif "sample" in batch:
             added = {key: batch.pop(key) for key in ("text_embeds", "time_ids") if key in batch}
