@@ -22,14 +22,14 @@ create type sql_diffusion.text_to_image_settings as (
   guidance_scale   real,
   guided           boolean,
   negative_prompt  text,
-  layers_skipped   int[],
+  layers_skipped   int,
   final_norm       boolean,
   timestep_cond    real[],
   time_ids         real[]
 );
 comment on type sql_diffusion.text_to_image_settings is
   'What a call of text_to_image comes to: the text encoders that read the prompt, the shape of the latent (channels, height, width), the guidance and whether a pass without the text is made for it, the text of that pass (NULL for zeros '
-  'instead of a text), how many of each encoder''s last layers are left out and whether its final norm follows, and what else the U-Net is told: the guidance as a wave (timestep_cond) and the picture''s sizes (time_ids).';
+  'instead of a text), how many of each encoder''s last layers are left out for the prompt and whether its final norm follows, and what else the U-Net is told: the guidance as a wave (timestep_cond) and the picture''s sizes (time_ids).';
 
 create function sql_diffusion.text_to_image_settings(prompt text, model text, negative_prompt text, guidance_scale real, height int, width int, guidance_rescale real, clip_skip int)
   returns sql_diffusion.text_to_image_settings
@@ -97,7 +97,7 @@ begin atomic
                 c.guidance_scale > 1 and c.wave_size is null,
                 coalesce(text_to_image_settings.negative_prompt, case when p.has_sizes and coalesce((c.defaults ->> 'force_zeros_for_empty_prompt')::boolean, true) then null else '' end),
                 -- The penultimate layer where the U-Net is told sizes, too (SDXL), else the last
-                case when p.has_sizes then array_fill(1 + coalesce(clip_skip, 0), array[cardinality(e.components)]) else array_fill(coalesce(clip_skip, 0), array[cardinality(e.components)]) end,
+                case when p.has_sizes then 1 else 0 end + coalesce(clip_skip, 0),
                 not p.has_sizes,
                 case when c.wave_size is not null then sql_diffusion.timestep_embedding((c.guidance_scale - 1::real)::real * 1000::real, c.wave_size) end,
                 case when p.has_sizes then array[p.height, p.width, 0, 0, p.height, p.width]::real[] end
@@ -116,7 +116,7 @@ create type sql_diffusion.prompt_maps as (
 );
 comment on type sql_diffusion.prompt_maps is 'A prompt as a U-Net takes it: the hidden states of its tokens, and the one vector for all of it, where there is one.';
 
-create function sql_diffusion.encode_prompt(prompt text, model text, settings sql_diffusion.text_to_image_settings) returns sql_diffusion.prompt_maps
+create function sql_diffusion.encode_prompt(prompt text, model text, settings sql_diffusion.text_to_image_settings, skipped int) returns sql_diffusion.prompt_maps
 language sql stable parallel safe
 set jit = off
 begin atomic
@@ -124,20 +124,19 @@ begin atomic
     select e.component, e.ordinality,
            (sql_diffusion.network_config(sql_diffusion.component_config(model, e.component)) ->> 'num_hidden_layers')::int as layers,
            (sql_diffusion.network_config(sql_diffusion.component_config(model, e.component)) ->> 'layer_norm_eps')::double precision as eps,
-           (settings).layers_skipped[e.ordinality] as skipped,
            sql_diffusion.tokenize(prompt, model, replace(e.component, 'text_encoder', 'tokenizer')) as input_ids
     from unnest((settings).encoders) with ordinality as e (component, ordinality)
   ),
   output as materialized (
-    select e.ordinality, e.component, e.eps, e.skipped, r.key, r.hidden
+    select e.ordinality, e.component, e.eps, r.key, r.hidden
     from encoder e,
          sql_diffusion.run_network(array[row('input_ids', e.input_ids::real[])]::sql_diffusion.network_input[], model, e.component, 'text_encoder') r
     where r.operation = 'output'
-      and r.key in (case when e.skipped = 0 and (settings).final_norm then 'last_hidden_state' else format('hidden_states.%s', e.layers - e.skipped) end, 'text_embeds')
+      and r.key in (case when skipped = 0 and (settings).final_norm then 'last_hidden_state' else format('hidden_states.%s', e.layers - skipped) end, 'text_embeds')
   ),
   hidden as (
     select o.ordinality,
-           case when o.skipped > 0 and (settings).final_norm
+           case when skipped > 0 and (settings).final_norm
                 then (select row(n.planes, n.height, n.width, n.mean, n.variance, n.low, n.high)::sql_diffusion.feature_maps
                       from sql_diffusion.layer_norm_module(o.hidden, model, o.component, 'text_model.final_layer_norm', o.eps, 'text_encoder') n)
                 else o.hidden end as maps
@@ -150,8 +149,8 @@ begin atomic
            (select o.hidden from output o where o.key = 'text_embeds' order by o.ordinality desc limit 1)
          )::sql_diffusion.prompt_maps;
 end;
-comment on function sql_diffusion.encode_prompt(text, text, sql_diffusion.text_to_image_settings) is
-  'What a model''s text encoders make of a prompt: the features of one encoder after those of the other.';
+comment on function sql_diffusion.encode_prompt(text, text, sql_diffusion.text_to_image_settings, int) is
+  'What a model''s text encoders make of a prompt, without so many of their last layers: the features of one encoder after those of the other.';
 
 create function sql_diffusion.prompt_condition(maps sql_diffusion.prompt_maps, settings sql_diffusion.text_to_image_settings) returns sql_diffusion.condition
 language sql immutable parallel safe
@@ -188,7 +187,7 @@ begin atomic
     from chosen, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
   ),
   told as materialized (
-    select sql_diffusion.encode_prompt(prompt, model, c.settings) as maps, c.settings
+    select sql_diffusion.encode_prompt(prompt, model, c.settings, (c.settings).layers_skipped) as maps, c.settings
     from chosen c, schedule
   ),
   condition as materialized (
@@ -196,7 +195,8 @@ begin atomic
            case when (t.settings).guided
                 then sql_diffusion.prompt_condition(case when (t.settings).negative_prompt is null
                                                          then row(sql_diffusion.zeros_of_maps((t.maps).hidden), sql_diffusion.zeros_of_maps((t.maps).pooled))::sql_diffusion.prompt_maps
-                                                         else sql_diffusion.encode_prompt((t.settings).negative_prompt, model, t.settings) end, t.settings)
+                                                         -- which clip_skip is not for, in diffusers neither
+                                                         else sql_diffusion.encode_prompt((t.settings).negative_prompt, model, t.settings, case when (t.settings).final_norm then 0 else 1 end) end, t.settings)
            end as negative,
            (t.settings).guidance_scale as guidance_scale
     from told t

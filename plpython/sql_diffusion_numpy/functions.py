@@ -1092,11 +1092,13 @@ class TextArguments(NamedTuple):
     clip_skip: int | None
 
 
-def _encode_prompt(plpy: Any, prompt: str, model: str, settings: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _encode_prompt(
+    plpy: Any, prompt: str, model: str, settings: Any, skipped: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Hidden states (1, tokens, features) and pooled vector (1, features) or None, as sql_diffusion.encode_prompt."""
     hidden, pooled = [], None
     between = functools.partial(session.cancel_point, plpy)
-    for component, skipped in zip(settings["encoders"], settings["layers_skipped"], strict=True):
+    for component in settings["encoders"]:
         words = tokenizer.get_tokenizer(plpy, model, component.replace("text_encoder", "tokenizer"))
         ids = np.array(tokenizer.tokenize(plpy, prompt, words, True, True), np.float32)
         encoder = parameters.get_model(plpy, model, component, between).network
@@ -1152,14 +1154,16 @@ def _text_samples(
         arguments.scheduler, arguments.eta,
     )  # fmt: skip
     first = settings[0]  # all but the prompt is the same
-    positive = [_prompt_inputs(_encode_prompt(plpy, prompt or "", model, first), first) for prompt in prompts]
+    skipped = first["layers_skipped"]
+    positive = [_prompt_inputs(_encode_prompt(plpy, prompt or "", model, first, skipped), first) for prompt in prompts]
     negative = None
     if first["guided"]:
         if first["negative_prompt"] is None:
             negative = {name: np.zeros_like(value) for name, value in positive[0].items()}
             negative["time_ids"] = positive[0]["time_ids"]
         else:
-            negative = _prompt_inputs(_encode_prompt(plpy, first["negative_prompt"], model, first), first)
+            own = 0 if first["final_norm"] else 1  # clip_skip is not for the negative prompt, in diffusers neither
+            negative = _prompt_inputs(_encode_prompt(plpy, first["negative_prompt"], model, first, own), first)
     unet = parameters.get_model(plpy, model, "unet", between).network
     shape = list(first["latent_shape"])
     many = _pictures_at_once(shape)
