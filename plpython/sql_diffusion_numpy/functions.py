@@ -1016,7 +1016,8 @@ def _sample(
         return
     progress = session.progress_of(plpy, session.begin(plpy))
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
-    session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])
+    if any(row.operation == "input" and row.key == "encoder_hidden_states" for row in unet.plan):
+        session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
     [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
     schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
     many = _pictures_at_once(shape)
