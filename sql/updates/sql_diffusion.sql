@@ -1,5 +1,8 @@
 -- What an update from an older version does by hand; scripts/update_script.py makes the rest.
 
+-- A view may show image_png as it was. It goes on doing so: that function is image_png without compression now.
+-- @extschema@.image_png(real[], integer) is now sql_diffusion.image_png_stored
+
 -- in place of create table sql_diffusion.parameters:
 -- PostgreSQL writes the whole table anew, once for all of this.
 alter table sql_diffusion.parameters
