@@ -208,7 +208,8 @@ def test_show(db: str, unet: UNet2DModel) -> None:
     assert shown["scheduler"]["_class_name"] == "DDPMScheduler"
     assert [step["step"] for step in shown["plan"]] == list(range(1, len(shown["plan"]) + 1))
     modules = dict(unet.named_modules())
-    assert all(step["key"] is None or step["key"] in modules for step in shown["plan"])
+    assert [step["key"] for step in shown["plan"] if step["operation"] == "input"] == ["sample", "timestep"]
+    assert all(step["key"] in modules for step in shown["plan"] if step["key"] and step["operation"] != "input")
     text = command.succeed(db, "show", "tiny")
     assert f"{shown['parameters']:,}" in text
     assert "up_blocks.0.attentions.1" in text

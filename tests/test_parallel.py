@@ -56,7 +56,7 @@ def test_workers_change_nothing(connection: psycopg.Connection, layer: str) -> N
 def test_the_planner_gives_shares_to_workers(connection: psycopg.Connection) -> None:
     connection.execute("set local max_parallel_workers_per_gather = 2")
     for function in (
-        "attention_heads_packed(null, null, null, 8, s.share, s.share)",
+        "attention_heads_packed(null, null, null, 8, 8, s.share, s.share, false, 'test')",
         "conv2d_channels_share(null, s.share, s.share, 1, 1, 1, 1, null, null, 'test')",
         "conv2d_packed_share(null, s.share, s.share)",
     ):

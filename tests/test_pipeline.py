@@ -96,7 +96,7 @@ def test_timesteps_of_the_article(connection: Connection, rng: np.random.Generat
         [seed],
     ).fetchall()
     assert [(row[0], row[1]) for row in rows] == [(1, 500), (2, 250), (3, 125), (4, 60)]
-    for _, timestep, ours, ours_original in rows:
+    for timestep, (_, _, ours, ours_original) in zip([500, 250, 125, 60], rows, strict=True):
         with torch.no_grad():
             theirs = scheduler.step(unet(sample, timestep).sample, timestep, sample, generator=generator)
         sample = theirs.prev_sample
@@ -185,7 +185,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "scheduler is 'nosuch', expected ddim, ddpm, dpmsolver",
     ),
     "eta": ("1, 'random', 2, scheduler => 'ddim', eta => 2", "22023", "eta is 2, expected from 0 to 1"),
-    "no eta": ("1, 'random', 2, eta => null", "22023", "eta is null"),
     "an unknown backend": (
         "1, 'random', 2, backend => 'cuda'",
         "22023",
