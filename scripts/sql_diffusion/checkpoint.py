@@ -53,7 +53,7 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 INDEX_SETTINGS = ("force_zeros_for_empty_prompt",)
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-DEFAULTS = {"scheduler", "num_inference_steps", "timesteps"}
+DEFAULTS = {"scheduler", "num_inference_steps", "timesteps", "guidance_scale"}
 
 # As diffusers names the weights of its networks, and transformers those of text encoders.
 SINGLE = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?\.safetensors")
