@@ -292,6 +292,10 @@ create function sql_diffusion_numpy.text_to_image(
 language plpython3u stable parallel unsafe rows 10
 as 'text_to_image_many';
 
+create function sql_diffusion_numpy.finished_image(sample real[], model text) returns real[]
+language plpython3u stable parallel unsafe
+as 'finished_image';
+
 create function sql_diffusion_numpy.latent_preview(latent real[]) returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'latent_preview';

@@ -196,6 +196,9 @@ comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, rea
 create function sql_diffusion.finished_image(sample real[], model text) returns real[]
 language sql stable parallel safe
 begin atomic
+  select sql_diffusion.check_tensor(sample, 'finished_image: sample', 'channels, height, width'),
+         sql_diffusion.check_values(sample, 'finished_image: sample'),
+         sql_diffusion.component_config(model);
   with autoencoder as (
     select c.component, coalesce((sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision, 1) as scaling_factor
     from sql_diffusion.components c

@@ -38,7 +38,7 @@ STEPS = [
     "%\\_of_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
     # of text_to_image
-    "encode_prompt", "prompt_condition", "guidance", "sample_steps", "finished_image",
+    "encode_prompt", "prompt_condition", "guidance", "sample_steps",
     # of tokenize and detokenize
     "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip

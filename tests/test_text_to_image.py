@@ -258,6 +258,9 @@ def test_the_steps_lead_to_the_picture(loaded: Connection, backend: str) -> None
     assert [row[0] for row in rows] == [1, 2, 3]
     assert all(np.shape(row[1]) == np.shape(row[2]) == (4, 8, 8) for row in rows)
     assert all(len(row[3]) == 4 and "\x1b[" in row[3][0] for row in rows)
+    twin = loaded.execute("select sql_diffusion_numpy.finished_image(%s::real[], '2')", [rows[-1][1]]).fetchone()
+    assert twin is not None
+    assert grey_levels(rows[-1][4], np.array(twin[0])) <= 1
     picture = loaded.execute(
         "select text_to_image('a moth', 5, '2', num_inference_steps => 3, backend => %s)", [backend]
     ).fetchone()

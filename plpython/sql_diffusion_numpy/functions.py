@@ -1213,6 +1213,17 @@ def text_to_image_many(plpy: Any, prompts: Any, seeds: Any, *arguments: Any) -> 
 
 
 @boundary
+def finished_image(plpy: Any, sample: Any, model: str | None) -> Any:
+    session.begin(plpy)
+    array = tensor(sample, "finished_image: sample", "channels, height, width")
+    check_all_values("finished_image", sample=(array, sample))
+    session.query(plpy, "select sql_diffusion.component_config($1)", ["text"], [model])
+    picture = _finish_images(plpy, array[None], model)[0]
+    session.give_memory_back()
+    return picture
+
+
+@boundary
 def latent_preview(plpy: Any, latent: Any) -> Any:
     array = tensor(latent, "latent_preview: latent", "channels, height, width")
     check_all_values("latent_preview", latent=(array, latent))

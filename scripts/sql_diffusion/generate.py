@@ -11,8 +11,6 @@ from .database import Connection, backend_schema, extension_schema, function
 from .errors import MODEL, Problem
 from .tensors import Float32Array
 
-DEFAULT_SCALING = 0.18215  # of the autoencoders whose config does not say it, as diffusers has it
-
 
 class Step(NamedTuple):
     """One step of the sampler, done."""
@@ -98,24 +96,26 @@ def draw(
         if number in keep:
             drawn.samples.append(step.sample)
         advance()
-    if request.prompt is None:
+    if not has_autoencoder(connection, request.model):
         return drawn
     return drawn._replace(samples=[decode(connection, latent, backend, request.model) for latent in drawn.samples])
 
 
-def decode(connection: Connection, latent: Float32Array, backend: str | None, model: str) -> Float32Array:
-    """The picture (3, height, width), -1..1, that a model's autoencoder makes of a latent of its diffusion."""
+def has_autoencoder(connection: Connection, model: str) -> bool:
+    """Whether what a model's diffusion makes are latents."""
     row: Any = connection.execute(
-        "select c.config ->> 'scaling_factor', c.config ->> 'shift_factor' from sql_diffusion.components c "
-        "where c.model = %s and c.component = 'vae'",
+        "select exists (select from sql_diffusion.components c where c.model = %s and c.component in ('vae', 'vqvae'))",
         [model],
     ).fetchone()
-    scaling_factor, shift_factor = row if row else (None, None)
-    query: Any = sql.SQL("select {}(%b, %s)").format(function(backend_schema(connection, backend), "vae_decode"))
-    own = latent / np.float32(scaling_factor or DEFAULT_SCALING) + np.float32(shift_factor or 0)
+    return bool(row[0])
+
+
+def decode(connection: Connection, latent: Float32Array, backend: str | None, model: str) -> Float32Array:
+    """The picture (channels, height, width), -1..1, that a model's autoencoder makes of a latent of its diffusion."""
+    query: Any = sql.SQL("select {}(%b, %s)").format(function(backend_schema(connection, backend), "finished_image"))
     with connection.cursor(binary=True) as cursor:
-        decoded: Any = cursor.execute(query, [own, model]).fetchone()
-    return np.asarray(decoded[0], np.float32)
+        row: Any = cursor.execute(query, [latent, model]).fetchone()
+    return 2 * np.asarray(row[0], np.float32) - 1
 
 
 def description(connection: Connection, request: Settings, timesteps: list[float]) -> dict[str, str]:
