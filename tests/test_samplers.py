@@ -209,6 +209,10 @@ def test_every_step_is_diffusers(
     noise = Noise(monkeypatch, rng)
     least = 4 if name == "pndm" else 2 if "interpolation_type" in settings else 1
     spread = bool(settings.get("use_karras_sigmas") or settings.get("use_exponential_sigmas"))
+    # Solvers that go by the noise take it from a predicted picture or velocity: the difference of numbers that are nearly
+    # equal where the noise is all, or next to nothing, in single precision.
+    by_noise = settings.get("algorithm_type") == "dpmsolver" or settings.get("predict_x0") is False
+    tolerance = 1e-4 if by_noise and ("prediction_type" in settings or "thresholding" in settings) else 1e-5
     for steps, model in zip((int(rng.integers(least, 9)), int(rng.integers(9, 20)), 50), TRAINED, strict=True):
         if spread and model["beta_schedule"] == "squaredcos_cap_v2":
             continue  # diffusers loses its way among timesteps that it made equal by rounding
@@ -227,7 +231,7 @@ def test_every_step_is_diffusers(
             # Of the largest value in the sum: where large terms all but cancel, single precision leaves diffusers no more, nor of
             # a sample that is mostly taken away again.
             error = np.abs(np.array(sample, np.float32) - after).max()
-            most = max(1e-5 * max(np.abs(after).max(), largest), 3e-7 * np.abs(before).max())
+            most = max(tolerance * max(np.abs(after).max(), largest), 3e-7 * np.abs(before).max())
             assert error < most, f"{steps} steps, timestep {timestep}"
 
 
@@ -288,5 +292,6 @@ def test_strength_takes_the_last_steps(connection: Connection) -> None:
         assert part is not None
         assert part[1] == list(range(1, len(part[0]) + 1))
         assert part[0] == whole[0][-len(part[0]) :]
-        assert not part[2], name
+        # diffusers' LMS keeps its order: a slope that is not remembered counts for nothing
+        assert not part[2] or name == "lms", name
         assert len(part[0]) == {"heun": 9, "pndm": 14}.get(name, 5)
