@@ -214,6 +214,8 @@ def test_every_step_is_diffusers(
     by_noise = settings.get("algorithm_type") == "dpmsolver" or settings.get("predict_x0") is False
     tolerance = 1e-4 if by_noise and ("prediction_type" in settings or "thresholding" in settings) else 1e-5
     for steps, model in zip((int(rng.integers(least, 9)), int(rng.integers(9, 20)), 50), TRAINED, strict=True):
+        if tolerance > 1e-5 and model["beta_schedule"] == "squaredcos_cap_v2":
+            continue  # whose first step is all noise: of the picture nothing is left to take it from
         if spread and model["beta_schedule"] == "squaredcos_cap_v2":
             continue  # diffusers loses its way among timesteps that it made equal by rounding
         first, passes = theirs(name, model, settings, steps, noise, rng)
