@@ -101,10 +101,9 @@ def test_odd_types(tmp_path: Path, dtype: Any) -> None:
     refused(tmp_path, put_together({**HEADER, "norm.bias": {**HEADER["norm.bias"], "dtype": dtype}}))
 
 
-@pytest.mark.parametrize(("dtype", "numpy_type"), [("F64", np.float64), ("I64", np.int64), ("BOOL", np.bool_)])
-def test_whole_tensors_of_other_types_are_named(tmp_path: Path, dtype: str, numpy_type: type) -> None:
-    said = refused(tmp_path, save({**TENSORS, "norm.bias": np.zeros(4, numpy_type)}))
-    assert f"norm.bias is {dtype}" in said
+def test_whole_tensors_of_other_types_are_named(tmp_path: Path) -> None:
+    said = refused(tmp_path, save({**TENSORS, "norm.bias": np.zeros(4, np.complex64)}))
+    assert "norm.bias is C64" in said
 
 
 @folder_is_shared
