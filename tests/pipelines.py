@@ -148,18 +148,19 @@ def random_pipeline(family: str, rng: np.random.Generator, folder: Path, **unet:
     """A small pipeline of a family with random weights; the folder is for its tokenizer."""
     torch.manual_seed(int(rng.integers(2**32)))
     words = tokenizer(folder)
+    padded = CLIPTokenizer.from_pretrained(folder, pad_token="!")  # as with OpenCLIP's text encoders
     parts: dict[str, Any] = {
         "unet": UNet2DConditionModel(**SMALL_UNETS[family] | unet),
         "vae": AutoencoderKL(**VAES[family] | SMALL_VAE),
         "scheduler": SCHEDULERS[family],
-        "tokenizer": words,
+        "tokenizer": padded if family == "2" else words,
         "text_encoder": CLIPTextModel(
             text_config(64, 2, hidden_act="gelu" if family == "2" else "quick_gelu", projection_dim=512)
         ),
     }
     if family == "XL":
         parts["text_encoder_2"] = CLIPTextModelWithProjection(text_config(128, 3, hidden_act="gelu", projection_dim=32))
-        parts["tokenizer_2"] = words
+        parts["tokenizer_2"] = padded
         pipeline = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
         pipeline = StableDiffusionPipeline(

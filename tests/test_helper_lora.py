@@ -12,51 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 import pipelines
+from lora_files import ATTENTION, RANK, factors, kohya, old_names, original_kohya
 from sql_diffusion import lora
 from sql_diffusion.checkpoint import Module, match_modules, read_headers, read_weight
 from sql_diffusion.errors import Problem
 from sql_diffusion.load import Request, choose
 
 QUIET = Progress(disable=True)
-RANK = 4
-# of the small Stable Diffusion 1: linear layers and convolutions of 3x3 and 1x1, in blocks and around them
-MODULES = {
-    "unet": [
-        "conv_in",
-        "time_embedding.linear_1",
-        "down_blocks.0.resnets.0.conv1",
-        "down_blocks.0.resnets.1.time_emb_proj",
-        "down_blocks.0.downsamplers.0.conv",
-        "down_blocks.0.attentions.0.proj_in",
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
-        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v",
-        "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0",
-        "down_blocks.0.attentions.1.transformer_blocks.0.ff.net.0.proj",
-        "mid_block.attentions.0.transformer_blocks.0.ff.net.2",
-        "mid_block.resnets.1.conv2",
-        "up_blocks.0.resnets.0.conv_shortcut",
-        "up_blocks.0.upsamplers.0.conv",
-        "up_blocks.1.attentions.2.proj_out",
-        "conv_out",
-    ],
-    "text_encoder": [
-        "text_model.encoder.layers.0.self_attn.q_proj",
-        "text_model.encoder.layers.1.self_attn.k_proj",
-        "text_model.encoder.layers.1.self_attn.v_proj",
-        "text_model.encoder.layers.1.self_attn.out_proj",
-        "text_model.encoder.layers.1.mlp.fc1",
-    ],
-}
-ATTENTION = {
-    "unet": [key for key in MODULES["unet"] if ".attn" in key],
-    "text_encoder": [key for key in MODULES["text_encoder"] if "self_attn" in key],
-}
 
 
 @pytest.fixture
@@ -64,19 +30,6 @@ def pipeline(rng: np.random.Generator, tmp_path: Path) -> Any:
     pipeline = pipelines.random_pipeline("1", rng, tmp_path / "words")
     pipeline.save_pretrained(tmp_path / "whole")
     return pipeline
-
-
-def factors(pipeline: Any, modules: dict[str, list[str]] = MODULES, rank: int = RANK) -> dict[str, torch.Tensor]:
-    """Random factors for these modules, named as peft names them."""
-    tensors: dict[str, torch.Tensor] = {}
-    for network, keys in modules.items():
-        state = pipelines.state(getattr(pipeline, network))
-        for key in keys:
-            out, channels, *window = state[f"{key}.weight"].shape
-            down = torch.randn(rank, channels, *window)
-            up = torch.randn(out, rank, *(1 for _ in window))
-            tensors |= {f"{network}.{key}.lora_A.weight": down, f"{network}.{key}.lora_B.weight": up}
-    return tensors
 
 
 def fused(
@@ -127,17 +80,6 @@ def assert_merged(modules: dict[str, list[Module]], states: dict[str, dict[str, 
     assert sum(bool(module.updates) for part in modules.values() for module in part) == changed
 
 
-def kohya(tensors: dict[str, torch.Tensor], alphas: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """As diffusers converts to the names of kohya, with an alpha of its own for each module."""
-    renamed: dict[str, torch.Tensor] = convert_state_dict_to_kohya(dict(tensors))
-    for path, alpha in alphas.items():
-        network, _, key = path.partition(".")
-        name = f"lora_{network.replace('text_encoder', 'te1')}_{key.replace('.', '_')}.alpha"
-        assert name in renamed
-        renamed[name] = torch.tensor(alpha)
-    return renamed
-
-
 @pytest.mark.parametrize("scale", [1.0, 0.6, -1.5])
 @pytest.mark.parametrize("text_model", [True, False])
 def test_peft(pipeline: Any, tmp_path: Path, scale: float, text_model: bool) -> None:
@@ -181,17 +123,7 @@ def test_kohya(pipeline: Any, tmp_path: Path, kind: type) -> None:
 def test_diffusers_old_names(pipeline: Any, tmp_path: Path) -> None:
     """to_q_lora.down of attention processors, and lora_linear_layer of text encoders, as diffusers converts to them."""
     tensors = factors(pipeline, ATTENTION)
-    old = {}
-    for name, tensor in tensors.items():
-        if name.startswith("unet."):
-            name = name.replace(".to_out.0.lora_", ".to_out.lora_")
-            for kind, letter in (("down", "A"), ("up", "B")):
-                name = name.replace(f".lora_{letter}.weight", f"_lora.{kind}.weight")
-            for attention in ("attn1", "attn2"):
-                name = name.replace(f"{attention}.", f"{attention}.processor.")
-        old[name] = tensor
-    text = convert_state_dict_to_diffusers({name: tensor for name, tensor in old.items() if "text_encoder" in name})
-    old = {name: tensor for name, tensor in old.items() if "text_encoder" not in name} | text
+    old = old_names(tensors)
     assert any("processor.to_out_lora.down" in name for name in old)
     assert any("q_proj.lora_linear_layer.up" in name for name in old)
     save_file(old, tmp_path / "old.safetensors")
@@ -210,26 +142,7 @@ def test_kohya_of_the_original_layout(rng: np.random.Generator, tmp_path: Path) 
     """LoRA files of XL name the U-Net's modules as Stable Diffusion's own code does, and the second text encoder te2."""
     pipeline = pipelines.random_pipeline("XL", rng, tmp_path / "words")
     pipeline.save_pretrained(tmp_path / "whole")
-    original = pipelines.original_unet(pipeline.unet)
-    tensors: dict[str, torch.Tensor] = {}
-    flat: dict[str, torch.Tensor] = {}
-    for network in ("unet", "text_encoder", "text_encoder_2"):
-        state = pipelines.state(getattr(pipeline, network))
-        own = getattr(pipeline, network).state_dict()
-        for name, weight in state.items():
-            key = name.removesuffix(".weight")
-            if weight.ndim < 2 or key == name or "embedding" in name.split(".")[-2]:
-                continue
-            factor = factors(pipeline, {network: [key]}, rank=2)
-            tensors |= factor
-            down, up = factor[f"{network}.{key}.lora_A.weight"], factor[f"{network}.{key}.lora_B.weight"]
-            if network == "unet":
-                found = next(other for other, tensor in original.items() if tensor.data_ptr() == own[name].data_ptr())
-                path = found.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
-                path = f"lora_unet_{path}"
-            else:
-                path = f"lora_te{'2' if network.endswith('2') else '1'}_{key.replace('.', '_')}"
-            flat |= {f"{path}.lora_down.weight": down, f"{path}.lora_up.weight": up, f"{path}.alpha": torch.tensor(1.0)}
+    tensors, flat = original_kohya(pipeline)
     assert any(name.startswith("lora_unet_output_blocks_") for name in flat)
     save_file(flat, tmp_path / "xl.safetensors")
     modules = merged(tmp_path / "whole", f"{tmp_path / 'xl.safetensors'}:2")
