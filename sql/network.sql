@@ -252,13 +252,13 @@ begin atomic
          end;
 end;
 comment on function sql_diffusion.check_input(sql_diffusion.plan_step, real[], int, text) is
-  'True for a tensor that this step, of the operation input, takes, otherwise an error (22023) that calls it by this name. deepest: the highest level of the steps that run.';
+  'True for a tensor that this step, of the operation input, takes, otherwise an error (22023) that calls it by this name. deepest: deepest_level of the steps that run.';
 
 create function sql_diffusion.check_inputs(plan sql_diffusion.plan_step[], inputs sql_diffusion.network_input[], name text) returns boolean
 language sql immutable parallel safe
 begin atomic
   with wanted as (
-    select p as step, (select greatest(max(d.level), 0) from unnest(plan) d) as deepest
+    select p as step, sql_diffusion.deepest_level(plan) as deepest
     from unnest(plan) p
     where p.operation = 'input'
   ),

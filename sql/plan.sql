@@ -75,6 +75,13 @@ comment on type sql_diffusion.plan_module is
   'A module that a step reads: what follows the step''s key and a dot (empty for the key itself), the shape of its weight, whether it has a bias, and, where it is a convolution over the pixels of '
   'the step''s input, by how much that is enlarged first (1 for not at all; NULL for what is no such convolution and is never packed).';
 
+create function sql_diffusion.deepest_level(plan sql_diffusion.plan_step[]) returns int
+language sql immutable strict parallel safe
+return (select case when bool_or(p.operation = 'upsample' and cardinality(p.inputs) > 1) then 0 else greatest(max(p.level), 0) end
+        from unnest(plan) p);
+comment on function sql_diffusion.deepest_level(sql_diffusion.plan_step[]) is
+  'How often the height and width of a network''s input have to be even: as often as its steps halve them, or never where what is doubled again becomes as large as what was halved.';
+
 create function sql_diffusion.network_class(config jsonb) returns text
 language sql immutable strict parallel safe
 return coalesce(config ->> '_class_name', config #>> '{architectures,0}', 'UNet2DModel');

@@ -55,7 +55,7 @@ begin atomic
   ),
   size as materialized (
     select n.config,
-           (select 1 << greatest(max(p.level), 0) from unnest(n.steps) p) as factor,
+           1 << sql_diffusion.deepest_level(n.steps) as factor,
            (select 1 << p.level from sql_diffusion.plan(model, n.autoencoder) p where p.operation = 'input' and p.key = 'latent') as scale,
            sql_diffusion.sample_shape(n.config) as shape,
            exists (select from unnest(n.steps) p where p.operation = 'input' and p.key = 'text_embeds') as has_sizes

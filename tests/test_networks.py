@@ -34,6 +34,18 @@ TOKENS = 11
 CONDITIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "small": ({}, {}),
     "not square": ({"sample_size": [6, 10]}, {}),
+    "odd sizes": ({"sample_size": [5, 7]}, {}),
+    "odd and even sizes, three levels": (
+        {
+            "sample_size": [9, 14],
+            "block_out_channels": [8, 8, 16],
+            "layers_per_block": 2,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        },
+        {},
+    ),
+    "one pixel": ({"sample_size": 1}, {}),
     "two layers": ({"layers_per_block": 2}, {}),
     "heads by level": ({"attention_head_dim": [1, 4], "down_block_types": ["CrossAttnDownBlock2D"] * 2}, {}),
     "linear projection": ({"use_linear_projection": True}, {}),

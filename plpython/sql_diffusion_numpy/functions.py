@@ -616,7 +616,7 @@ def _check_inputs(plan: list[PlanRow], inputs: dict[str, Any], name: str) -> dic
     """The inputs of a network as a batch of one, checked as sql_diffusion.check_inputs does."""
     plan = network.plan_part(plan, inputs)
     wanted = [row for row in plan if row.operation == "input"]
-    deepest = max(0, *(row.level or 0 for row in plan))
+    deepest = network.deepest_level(plan)
     for surplus in (key for key, value in inputs.items() if value is not None):
         if surplus not in [row.key for row in wanted]:
             names = ", ".join(row.key for row in wanted)

@@ -79,6 +79,13 @@ def plan_part(plan: list[PlanRow], names: Iterable[str]) -> list[PlanRow]:
     return plan[wanted[-1][0].step - 1 : wanted[0][-1].step] if wanted else plan
 
 
+def deepest_level(plan: list[PlanRow]) -> int:
+    """How often an input's height and width have to be even, as sql_diffusion.deepest_level has it."""
+    if any(row.operation == "upsample" and len(row.inputs) > 1 for row in plan):
+        return 0
+    return max(0, *(row.level or 0 for row in plan))
+
+
 def run_steps(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[PlanRow, Value]]:
     """One pass over its named inputs (input_value), a step at a time: -> the row, and its result."""
     plan = plan_part(network.plan, inputs)

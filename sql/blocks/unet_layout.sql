@@ -1,7 +1,7 @@
 -- What all U-Nets have in common (Ronneberger et al. 2015, arXiv 1505.04597, figure 1; as diffusers lays it out): blocks that go down in size,
 -- one in the middle, blocks that come up again, each layer of which takes beside the result before it that of a layer on the way down.
 
-create function sql_diffusion.unet_layout(block_out_channels int[], down_block_types text[], up_block_types text[], mid_block_attends boolean, layers_per_block int)
+create function sql_diffusion.unet_layout(block_out_channels int[], down_block_types text[], up_block_types text[], mid_block_attends boolean, layers_per_block int, any_size boolean default false)
   returns table (place int[], part text, block_type text, key text, label text, inputs text[], in_channels int, out_channels int, level int)
 language sql immutable parallel safe rows 60
 begin atomic
@@ -62,14 +62,15 @@ begin atomic
     from size, up_block b, generate_series(0, layers) as n
     where b.attends
     union all
-    select array[5, b.block, layers + 1, 3], 'upsample', b.type, format('up_blocks.%s.upsamplers.0', b.block), null, array[null],
-           b.out_channels, b.out_channels, b.level - 1
+    -- of any size: as high and wide as the skip that the next block begins with
+    select array[5, b.block, layers + 1, 3], 'upsample', b.type, format('up_blocks.%s.upsamplers.0', b.block), null,
+           case when any_size then array[null, format('skip %s', levels * (layers + 1) - 1 - (b.block + 1) * (layers + 1))] else array[null] end, b.out_channels, b.out_channels, b.level - 1
     from size, up_block b
     where b.level > 0
   )
   select p.place, p.part, p.block_type, p.key, p.label, p.inputs, p.in_channels, p.out_channels, p.level
   from part p;
 end;
-comment on function sql_diffusion.unet_layout(int[], text[], text[], boolean, int) is
+comment on function sql_diffusion.unet_layout(int[], text[], text[], boolean, int, boolean) is
   'The parts of a U-Net between its first and its last convolution, one row a part (resnet, attention, downsample, concatenate or upsample), as rows of plan_draft without an operation: blocks whose '
-  'type has Attn in its name attend, the one in the middle where mid_block_attends (NULL for no such block). It takes from outside the steps labelled "skip 0", the first convolution, and "temb", the time embedding. A resnet before attention is labelled with its key.';
+  'type has Attn in its name attend, the one in the middle where mid_block_attends (NULL for no such block). It takes from outside the steps labelled "skip 0", the first convolution, and "temb", the time embedding. A resnet before attention is labelled with its key. any_size: an upsample takes the skip behind it, too, and becomes as high and wide.';

@@ -110,8 +110,8 @@ begin atomic
     union all
     select 4, format('unet: sample_size is %s, expected multiples of %s, since the network halves it %s times', c -> 'sample_size', 1 << (levels - 1), levels - 1)
     from size
-    where shape[2] % (1 << (levels - 1)) <> 0
-       or shape[3] % (1 << (levels - 1)) <> 0
+    where c ->> 'downsample_padding' = '0'
+      and (shape[2] % (1 << (levels - 1)) <> 0 or shape[3] % (1 << (levels - 1)) <> 0)
     union all
     select 5, format('unet: %s is null, expected a positive integer, as %s takes', t.setting, t.reason)
     from size, (values ('addition_time_embed_dim', 'addition_embed_type', 'text_time'), ('projection_class_embeddings_input_dim', 'addition_embed_type', 'text_time'),
@@ -252,7 +252,8 @@ begin atomic
          cross join sql_diffusion.unet_layout(block_out_channels,
                                               array(select t.type from jsonb_array_elements_text(c -> 'down_block_types') with ordinality t (type, ordinality) order by t.ordinality),
                                               array(select t.type from jsonb_array_elements_text(c -> 'up_block_types') with ordinality t (type, ordinality) order by t.ordinality),
-                                              case when c ->> 'mid_block_type' is not null then true end, (c ->> 'layers_per_block')::int) p
+                                              case when c ->> 'mid_block_type' is not null then true end, (c ->> 'layers_per_block')::int,
+                                              any_size => c ->> 'downsample_padding' = '1') p
          left join lateral sql_diffusion.transformer_2d_draft(
                              p.key, replace(p.key, 'attentions', 'resnets'), 'encoder_hidden_states', p.label, p.out_channels,
                              sql_diffusion.setting_of_level(c -> 'attention_head_dim', p.level + 1)::int, context_channels,

@@ -9,7 +9,7 @@ create function sql_diffusion.run_upsample(step sql_diffusion.plan_step, inputs 
 language sql stable parallel safe rows 1
 begin atomic
   select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
-  from sql_diffusion.upsample_of_maps(inputs[1], model, (step).key, component) maps;
+  from sql_diffusion.upsample_of_maps(inputs[1], model, (step).key, component, (inputs[2]).height, (inputs[2]).width) maps;
 end;
 comment on function sql_diffusion.run_upsample(sql_diffusion.plan_step, sql_diffusion.feature_maps[], text, text) is
-  'Twice the height and width of the input.';
+  'Twice the height and width of the first input, less a row or a column at the end where the second has an odd number of them.';

@@ -127,6 +127,17 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
     return np.ascontiguousarray(blocks, np.float32)
 
 
+def weight_of(convolution: Convolution) -> np.ndarray:
+    """(out, in, kernel, kernel): the weight that lay_out_weight transformed."""
+    algorithm, weight = convolution.algorithm, convolution.weight
+    kernel = algorithm.g.shape[1]
+    ins, outs = weight.shape[1] * weight.shape[3], weight.shape[2] * weight.shape[4]
+    points = weight.swapaxes(2, 3).reshape(len(weight), ins, outs)
+    inverse = np.linalg.pinv(np.kron(algorithm.g, algorithm.g))  # (kernel * kernel, points)
+    taps = np.tensordot(inverse.astype(np.float32), points, 1)  # (kernel * kernel, in, out)
+    return taps.transpose(2, 1, 0).reshape(outs, ins, kernel, kernel)
+
+
 def assemble(
     algorithm: Algorithm, weight: np.ndarray, bias: np.ndarray, padding: tuple[int, int, int, int]
 ) -> Convolution:

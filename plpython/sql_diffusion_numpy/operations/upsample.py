@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import convolve
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, lay_out_convolution, plain
+from ..layers.conv2d import Piece, assemble, convolve, direct, extent, lay_out_weight, weight_of
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_out_convolution, plain, with_norm
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
@@ -14,4 +14,14 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    return convolve(plain(inputs[0]), network.convolutions[f"{row.key}.conv"])
+    """As high and wide as the second input, where there is one: a row or a column less where that has an odd number."""
+    activation, convolution = plain(inputs[0]), network.convolutions[f"{row.key}.conv"]
+    _, height, width, _ = extent(activation)
+    if len(inputs) > 1:
+        _, wanted_height, wanted_width, _ = extent(with_norm(inputs[1])[0])
+        if (wanted_height, wanted_width) != (2 * height, 2 * width):
+            algorithm = direct(3, 1)
+            weight = lay_out_weight(weight_of(convolution), algorithm)
+            pixels = joined(activation).repeat(2, axis=1).repeat(2, axis=2)[:, :wanted_height, :wanted_width]
+            return convolve([Piece(pixels, None)], assemble(algorithm, weight, convolution.bias, (1, 1, 1, 1)))
+    return convolve(activation, convolution)
