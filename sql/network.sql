@@ -318,6 +318,10 @@ create function sql_diffusion.network_steps(inputs sql_diffusion.network_input[]
   returns table (step int, operation text, key text, hidden real[])
 language sql stable parallel safe rows 60
 begin atomic
+  select sql_diffusion.fail(case when i.name is null then 'network_steps: an input has no name' else format('network_steps: %s is given %s times, expected once', i.name, count(*)) end)
+  from unnest(inputs) i
+  group by i.name
+  having i.name is null or count(*) > 1;
   select r.step, r.operation, r.key, sql_diffusion.step_tensor(r.hidden, r.level)
   from sql_diffusion.run_network(inputs, model, component) r;
 end;

@@ -222,10 +222,16 @@ end;
 comment on function sql_diffusion.ddpm_generate(bigint, text, int, int[], text, real) is
   'A picture (channels, height, width, values 0 to 1) in pure SQL: the last of ddpm_steps.';
 
+create function sql_diffusion.check_seeds(seeds bigint[]) returns boolean
+language sql immutable parallel safe
+return case when array_position(seeds, null) is not null then sql_diffusion.fail('seed is null, expected an integer') else true end;
+comment on function sql_diffusion.check_seeds(bigint[]) is 'True where no seed is null, otherwise an error (22023): before the first picture is made.';
+
 create function sql_diffusion.ddpm_generate(seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null) returns table (seed bigint, image real[])
 language sql stable parallel safe rows 10
 begin atomic
+  select sql_diffusion.check_seeds(seeds);
   select s.seed, sql_diffusion.ddpm_generate(s.seed, model, num_inference_steps, timesteps, scheduler, eta)
   from unnest(seeds) with ordinality s (seed)
   order by s.ordinality;

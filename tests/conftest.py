@@ -12,6 +12,9 @@ import pytest
 
 from databases import new_database
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of PyTorch: the processors are busy with as many workers
+
 
 @pytest.fixture(scope="session")
 def database() -> Iterator[str]:

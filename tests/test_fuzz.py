@@ -25,10 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from psycopg import sql
 
+from databases import new_database
 from reference import SMALL, insert_model, random_unet
 from trained_tokenizers import insert_tokenizer, train
-
-pytest_plugins = ["numpy_server"]
 
 sys.set_int_max_str_digits(0)  # there are numerics of a hundred thousand digits
 
@@ -134,6 +133,19 @@ odd_steps = st.one_of(
     ),
 )
 
+odd_plan_steps = st.one_of(
+    st.none(),
+    st.builds(
+        lambda operation, key, inputs, channels, settings: (
+            f'(1,{operation},{key},"{inputs}",{channels},{channels},0,"{settings}")'
+        ),
+        st.sampled_from(["", "conv2d", "attention_block", "embedding", "input", "output", "silu", "nosuch"]),
+        st.sampled_from(["", "conv_in", "sample", "nosuch"]),
+        st.sampled_from(["{}", "{1}", "{0,-1}", "{NULL}"]),
+        st.sampled_from(["", "0", "-1", "8"]),
+        st.sampled_from(["", "{}", "[]", "null"]),
+    ),
+)
 odd_step_counts = st.sampled_from([0, -1, 1, 3, 1001, 65536, 2**31 - 1, -(2**31), None])  # of pictures that are made
 
 ODD: dict[str, st.SearchStrategy[Any]] = {
@@ -171,8 +183,9 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
             "(-1,1,-1,{NULL},{1},NaN,NaN,{2},0,0,{1},0,1,{1},{},0,NaN,{2})",
         ]
     ),
-    "sql_diffusion.plan_step": st.sampled_from([None]),
-    "sql_diffusion.plan_step[]": st.sampled_from([None, "{}"]),
+    "sql_diffusion.feature_maps[]": st.sampled_from([None, "{}", "{NULL}", r'{"(\"{{1,2}}\",1,2,{1.5},{0.25},{1},{2})"}']),
+    "sql_diffusion.plan_step": odd_plan_steps,
+    "sql_diffusion.plan_step[]": st.sampled_from([None, "{}", "{NULL}"]),
     "text[]": st.sampled_from([None, "{}", "{a}", '{{a,b,"$ == 1"}}', "{{a,b,$}}"]),
     "numeric": st.sampled_from([None, 0, 1, -1, "NaN", "1e400"]),
     "numeric[]": st.sampled_from([None, "{}", "{1,2}", "{NaN}", "{NULL}"]),
@@ -404,9 +417,21 @@ order by p.oid
 """
 
 
+# Types of rows without odd ones of their own: NULL, and a row of nothing but NULL.
+COMPOSITES = """
+select format_type(t.oid, null), (select count(*) from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0)
+from pg_type t
+where t.typnamespace = 'sql_diffusion'::regnamespace and t.typtype = 'c'
+"""
+
+
 @pytest.fixture(scope="module")
-def session(numpy_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(dbname=numpy_database, autocommit=True) as own:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
+    """In a database of its own: some functions write, and what they write stays."""
+    with (
+        new_database("sql_diffusion_numpy") as database,
+        psycopg.connect(dbname=database, autocommit=True) as own,
+    ):
         insert_model(own, "small", random_unet(np.random.default_rng(1)))
         for component, kind in (("tokenizer", "CLIPTokenizer"), ("tokenizer_2", "GPT2Tokenizer")):
             folder = train(tmp_path_factory.mktemp("tokenizer"), kind, np.random.default_rng(3))
@@ -416,8 +441,10 @@ def session(numpy_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
         own.execute("delete from sql_diffusion.parameters where model = 'broken' and key = 'conv_out'")
         own.execute("set sql_diffusion.progress = off")
         own.execute("set client_min_messages = error")
+        for name, columns in own.execute(COMPOSITES).fetchall():
+            ODD.setdefault(name, st.sampled_from([None, "(" + "," * (columns - 1) + ")"]))
+            ODD.setdefault(f"{name}[]", st.sampled_from([None, "{}", "{NULL}"]))
         yield own
-        own.execute("delete from sql_diffusion.models where not bundled")
 
 
 def call(session: psycopg.Connection, schema: str, name: str, types: dict[str, str], arguments: Arguments) -> Outcome:
@@ -474,7 +501,7 @@ FUZZ = settings(
 def test_twins_agree_on_odd_arguments(session: psycopg.Connection, name: str) -> None:
     calls, fitting = FITTING[name]
     signatures = session.execute(SIGNATURES, ["sql_diffusion_numpy"]).fetchall()
-    session.execute("set statement_timeout = '5s'")
+    session.execute("set statement_timeout = '2s'")
     # a guess of the picture out of pure noise is 150 times the error of the network
     tolerance = 4e-3 if name.startswith("ddpm") else 1e-4
     least = 1.0 if name in ("scheduler_step", "add_noise", "add_noise_at", "predict_original_sample") else 0.0
@@ -546,6 +573,8 @@ def test_every_function_survives_odd_arguments(session: psycopg.Connection) -> N
         types = dict(zip(names, kinds, strict=True))
         arguments = {argument: data.draw(ODD[types[argument]]) for argument in names}
         outcome = call(session, schema, name, types, arguments)
+        if name.endswith("_plan") and str(outcome[1]).startswith("the plan has no step"):
+            return  # of a configuration that check_component refuses
         assert outcome[0] == "answer" or name == "fail" or outcome[0].startswith(EXPECTED_STATES), (
             schema, name, outcome, arguments,
         )  # fmt: skip

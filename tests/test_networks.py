@@ -343,6 +343,18 @@ WRONG: dict[str, tuple[str, str]] = {
         "network_steps(array[row('samples', '{1}')]::sql_diffusion.network_input[], 'pixels')",
         "unet: samples is not an input of this network, expected sample, timestep",
     ),
+    "an input without a name": (
+        "network_steps(array[row(null, '{1}')]::sql_diffusion.network_input[], 'pixels')",
+        "network_steps: an input has no name",
+    ),
+    "no row among the inputs": (
+        "network_steps(array[null::sql_diffusion.network_input], 'pixels')",
+        "network_steps: an input has no name",
+    ),
+    "an input twice": (
+        "network_steps(array[row('timestep', '{1}'), row('timestep', '{2}')]::sql_diffusion.network_input[], 'pixels')",
+        "network_steps: timestep is given 2 times, expected once",
+    ),
 }
 
 

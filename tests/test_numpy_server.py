@@ -608,13 +608,13 @@ def test_progress_is_told_and_can_be_turned_off(connect: Connect, rng: np.random
     insert_wide(session, "wide", random_unet(rng, **WIDE))
     told: list[str] = []
     session.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
-    session.execute("set statement_timeout = '9s'")
+    session.execute("set statement_timeout = '7s'")
     with contextlib.suppress(psycopg.errors.QueryCanceled):
         session.execute("select sql_diffusion_numpy.ddpm_generate(1, 'wide', 1000)")
     assert 1 <= len(told) <= 2  # after 2 seconds, then after another 4
     assert all(message.startswith("step ") and message.endswith(" of 1000") for message in told)
     told.clear()
-    session.execute("set sql_diffusion.progress = off; set statement_timeout = '4s'")
+    session.execute("set sql_diffusion.progress = off; set statement_timeout = '3s'")
     with contextlib.suppress(psycopg.errors.QueryCanceled):
         session.execute("select sql_diffusion_numpy.ddpm_generate(1, 'wide', 1000)")
     assert told == []
@@ -815,13 +815,13 @@ def test_the_first_step_comes_while_the_rest_is_still_to_be_made(
 ) -> None:
     insert_model(server, "random", random_unet(rng))
     server.execute("set cursor_tuple_fraction to 1")  # as psql's FETCH_COUNT has it at worst
-    call = f"select step from ddpm_steps(1, 'random', 40, backend => '{backend}')"
+    call = f"select step from ddpm_steps(1, 'random', 20, backend => '{backend}')"
     server.execute(call).fetchall()  # the model is read
     with server.cursor("steps") as cursor:
         began = time.monotonic()
         cursor.execute(call)
         assert cursor.fetchmany(1) == [(1,)]
         first = time.monotonic() - began
-        assert len(cursor.fetchall()) == 39
+        assert len(cursor.fetchall()) == 19
         whole = time.monotonic() - began
     assert first < whole / 4

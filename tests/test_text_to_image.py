@@ -247,7 +247,7 @@ def test_the_picture_of_diffusers(
 
 @pytest.mark.parametrize("backend", ["sql", "numpy"])
 def test_many_prompts_are_each_the_picture_made_alone(loaded: Connection, backend: str) -> None:
-    prompts, seeds = FIVE_LANGUAGES[:3], [1, 2**40, -3]
+    prompts, seeds = FIVE_LANGUAGES[:2], [2**40, -3]
     rows = loaded.execute(
         "select prompt, seed, image from text_to_image(%s::text[], %s::bigint[], '1', num_inference_steps => 2, backend => %s)",
         [prompts, seeds, backend],

@@ -726,6 +726,12 @@ def vae_sample(plpy: Any, moments: Any, noise: Any) -> Any:
 
 @boundary
 def network_steps(plpy: Any, inputs: Any, model: str | None, component: str) -> Iterator[Any]:
+    names = [item and item["name"] for item in inputs or []]
+    if None in names:
+        fail("network_steps: an input has no name")
+    for name in names:
+        if names.count(name) > 1:
+            fail(f"network_steps: {name} is given {names.count(name)} times, expected once")
     given = {item["name"]: item["value"] for item in inputs or []}
     yield from _steps(plpy, given, model, component)
 

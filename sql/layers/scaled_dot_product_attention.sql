@@ -20,7 +20,7 @@ create function sql_diffusion.attention_numbers(
 ) returns real[]
 language sql stable parallel safe
 set jit = off
-set geqo = off                                     -- the order of the joins is given; to search for another takes milliseconds
+set join_collapse_limit = 1                        -- the order of the joins is given; to search for another takes tens of milliseconds
 set enable_memoize = off
 return (
   select sql_diffusion.transpose(array_agg(attended.features order by token.i))
@@ -33,76 +33,76 @@ return (
                least(44999999, sqrt(4.9e15 / array_length(key, 2))) as weight_limit,
                (select max(abs(element)) from (select unnest(query)::float8 as element) elements) as query_size,
                (select max(abs(element)) from (select unnest(key)::float8 as element) elements) as key_size,
-               (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size,
+               (select max(abs(element)) from (select unnest(value)::float8 as element) elements) as value_size offset 0) size
        -- a sum of products stays below 4.9e15: of query and key over the features, of weight and value over the keys
-       lateral (select case when size.value_features > 8190 then
-                         sql_diffusion.fail(format('%s has values of %s features, expected at most 8190', name, size.value_features), errcode => '0A000')::int
-                       when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
-                       else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
-                       end as q,
-                       least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
-                       size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit,
+       cross join lateral (select case when size.value_features > 8190 then
+                                    sql_diffusion.fail(format('%s has values of %s features, expected at most 8190', name, size.value_features), errcode => '0A000')::int
+                                  when greatest(size.query_size, size.key_size, size.value_size) < 'infinity' then size.query_limit / coalesce(nullif(size.query_size, 0), 1)
+                                  else sql_diffusion.fail(name || ' holds NaN or infinite values')::int
+                                  end as q,
+                                  least(44999999, 4.9e15 / (size.query_limit * size.features)) / coalesce(nullif(size.key_size, 0), 1) as k,
+                                  size.weight_limit / coalesce(nullif(size.value_size, 0), 1) as v offset 0) unit
        -- (runs, features + 1)
-       lateral (select array_agg(run.numbers order by run.first) as keys,
-                       array_agg(run.half order by run.first) as halves
-                from (select first,
-                             array_agg(number order by e)
-                             || -55000000 * repeat('0000000000000001', least(8190, size.keys - first + 1))::numeric as numbers,
-                             ('1' || repeat('5000000000000000', least(8190, size.keys - first + 1) + 1))::numeric as half
-                      from generate_series(1, size.keys, 8190) first,
-                           generate_series(1, size.features) e,
-                           sql_diffusion.slots(key[e:e][first : first + 8189], unit.k) number
-                      group by first) run offset 0) keys,
-       lateral (select array_agg(number order by j)
-                       || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
-                       ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
-                from (select sql_diffusion.transpose(value) as tokens offset 0) transposed,
-                     generate_series(1, size.keys) j,
-                     sql_diffusion.slots(transposed.tokens[j:j], unit.v) number offset 0) values,
-       lateral (select array_agg(element * unit.q) as elements
-                from (select unnest(query) as element) elements offset 0) flat,
-       lateral (select generate_series(1, size.queries) as i) token,
-       lateral (select array_agg(feature::numeric) || sum(feature)::numeric as kernels
-                from (select flat.elements[i]::int as feature
-                      from (select generate_series(token.i, size.features * size.queries, size.queries) as i) column_) features offset 0) query_kernel,
-       lateral (select convert_to(case size.runs
-                                  when 1 then
-                                    ((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
-                                     + keys.halves[1])::text
-                                  else
-                                    -- each run's digits begin with those of no key, of which one is enough
-                                    (select string_agg(substr(run.digits, case run.i when 1 then 1 else 18 end), '' order by run.i)
-                                     from (select r as i,
-                                                  substr(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys[r:r]) as number) pair)
-                                                          + keys.halves[r])::text, 1, 17 + 16 * least(8190, size.keys - 8190 * (r - 1))) as digits
-                                           from generate_series(1, size.runs) r) run)
-                                  end, 'SQL_ASCII') as digits offset 0) product,
-       lateral (select array_agg(s) as scores,
-                       max(s) as largest
-                from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * score.factor as s
-                      from (select coalesce(scale / (unit.q * unit.k), 1 / (unit.q * unit.k * sqrt(size.features))) as factor offset 0) score,
-                           (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score,
+       cross join lateral (select array_agg(run.numbers order by run.first) as keys,
+                                  array_agg(run.half order by run.first) as halves
+                           from (select first,
+                                        array_agg(number order by e)
+                                        || -55000000 * repeat('0000000000000001', least(8190, size.keys - first + 1))::numeric as numbers,
+                                        ('1' || repeat('5000000000000000', least(8190, size.keys - first + 1) + 1))::numeric as half
+                                 from generate_series(1, size.keys, 8190) first,
+                                      generate_series(1, size.features) e,
+                                      sql_diffusion.slots(key[e:e][first : first + 8189], unit.k) number
+                                 group by first) run offset 0) keys
+       cross join lateral (select array_agg(number order by j)
+                                  || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
+                                  ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
+                           from (select sql_diffusion.transpose(value) as tokens offset 0) transposed,
+                                generate_series(1, size.keys) j,
+                                sql_diffusion.slots(transposed.tokens[j:j], unit.v) number offset 0) values
+       cross join lateral (select array_agg(element * unit.q) as elements
+                           from (select unnest(query) as element) elements offset 0) flat
+       cross join lateral (select generate_series(1, size.queries) as i) token
+       cross join lateral (select array_agg(feature::numeric) || sum(feature)::numeric as kernels
+                           from (select flat.elements[i]::int as feature
+                                 from (select generate_series(token.i, size.features * size.queries, size.queries) as i) column_) features offset 0) query_kernel
+       cross join lateral (select convert_to(case size.runs
+                                             when 1 then
+                                               ((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys) as number) pair)
+                                                + keys.halves[1])::text
+                                             else
+                                               -- each run's digits begin with those of no key, of which one is enough
+                                               (select string_agg(substr(run.digits, case run.i when 1 then 1 else 18 end), '' order by run.i)
+                                                from (select r as i,
+                                                             substr(((select sum(kernel * number) from (select unnest(query_kernel.kernels) as kernel, unnest(keys.keys[r:r]) as number) pair)
+                                                                     + keys.halves[r])::text, 1, 17 + 16 * least(8190, size.keys - 8190 * (r - 1))) as digits
+                                                      from generate_series(1, size.runs) r) run)
+                                             end, 'SQL_ASCII') as digits offset 0) product
+       cross join lateral (select array_agg(s) as scores,
+                                  max(s) as largest
+                           from (select (encode(substring(product.digits from slot for 16), 'escape')::bigint - 5000000000000000) * score.factor as s
+                                 from (select coalesce(scale / (unit.q * unit.k), 1 / (unit.q * unit.k * sqrt(size.features))) as factor offset 0) score,
+                                      (select generate_series(18, 2 + 16 * size.keys, 16) as slot) slots offset 0) parsed) score
        -- what a query may not see has the score -infinity, and the weight 0
-       lateral (select case
-                       when attn_mask is not null then
-                         (select array_agg(s + m) from (select unnest(score.scores) as s, unnest(attn_mask[token.i:token.i]) as m) pair)
-                       when is_causal then
-                         score.scores[: token.i] || array_fill('-infinity'::float8, array[greatest(size.keys - token.i, 0)])
-                       else score.scores
-                       end as scores offset 0) masked,
-       lateral (select case when attn_mask is not null or is_causal
-                       then (select coalesce(nullif(max(s), '-infinity'), 0) from (select unnest(masked.scores) as s) scores)
-                       else score.largest
-                       end as largest offset 0) visible,
-       lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
-                       sum(w) as total
-                from (select (exp(greatest(s - visible.largest, -80)) * size.weight_limit)::int as w
-                      from (select unnest(masked.scores) as s) scores offset 0) weights) weight,
-       lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
-                                   + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output,
-       lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
-                from (select coalesce(1 / nullif(weight.total * unit.v, 0), 0) as output offset 0) scale,
-                     (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
+       cross join lateral (select case
+                                  when attn_mask is not null then
+                                    (select array_agg(s + m) from (select unnest(score.scores) as s, unnest(attn_mask[token.i:token.i]) as m) pair)
+                                  when is_causal then
+                                    score.scores[: token.i] || array_fill('-infinity'::float8, array[greatest(size.keys - token.i, 0)])
+                                  else score.scores
+                                  end as scores offset 0) masked
+       cross join lateral (select case when attn_mask is not null or is_causal
+                                  then (select coalesce(nullif(max(s), '-infinity'), 0) from (select unnest(masked.scores) as s) scores)
+                                  else score.largest
+                                  end as largest offset 0) visible
+       cross join lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
+                                  sum(w) as total
+                           from (select (exp(greatest(s - visible.largest, -80)) * size.weight_limit)::int as w
+                                 from (select unnest(masked.scores) as s) scores offset 0) weights) weight
+       cross join lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
+                                              + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output
+       cross join lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
+                           from (select coalesce(1 / nullif(weight.total * unit.v, 0), 0) as output offset 0) scale,
+                                (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
 comment on function sql_diffusion.attention_numbers(real[], real[], real[], text, real[], boolean, double precision) is
   'Attention of one head, features first: query (E, queries), key (E, keys), value (Ev, keys) to (Ev, queries), with the mask, (queries, keys), and the scale of scaled_dot_product_attention. '
   'It does not check the shapes. The name opens the message where a value is not finite.';
