@@ -132,23 +132,26 @@ create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
          when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
-                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline or LatentConsistencyModelPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'LDMSuperResolutionPipeline') then true
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 
 create function sql_diffusion.check_defaults(defaults jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
-  select sql_diffusion.check_known_settings('defaults', defaults, '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}'),
-         sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}' || defaults, array[
+  select sql_diffusion.check_known_settings('defaults', defaults, '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null, "low_res_scheduler": null, "max_noise_level": null}'),
+         sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null, "low_res_scheduler": null, "max_noise_level": null}' || defaults, array[
            ['scheduler', (select string_agg(distinct to_json(n.name)::text, ', ') from sql_diffusion.scheduler_names() n) || ' or null',
              '$ == null || ' || (select string_agg(distinct '$ == ' || to_json(n.name)::text, ' || ') from sql_diffusion.scheduler_names() n)],
            ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))'],
            ['guidance_scale', 'a number of at least 0 or null', '$ == null || $ >= 0'],
-           ['force_zeros_for_empty_prompt', 'a boolean or null', '$ == null || $ == true || $ == false']
-         ]);
+           ['force_zeros_for_empty_prompt', 'a boolean or null', '$ == null || $ == true || $ == false'],
+           ['low_res_scheduler', 'an object or null', '$ == null || $.type() == "object"'],
+           ['max_noise_level', 'an integer of at least 0 or null', '$ == null || ($ >= 0 && $.floor() == $)']
+         ]),
+         case when jsonb_typeof(defaults -> 'low_res_scheduler') = 'object' then sql_diffusion.check_scheduler(defaults -> 'low_res_scheduler') end;
   select true;
 end;
 comment on function sql_diffusion.check_defaults(jsonb) is
