@@ -32,7 +32,7 @@ begin atomic
   ),
   -- LatentConsistencyModelImg2ImgPipeline makes as many steps as it is told to, spread over the lowest of those it was distilled for.
   asked as (
-    select s.config,
+    select s.config, s.pipeline,
            case when s.by_default and given.list is null
                 then coalesce((s.defaults ->> 'num_inference_steps')::int,
                               case when s.pipeline like 'LatentConsistency%' then 4
@@ -57,7 +57,8 @@ begin atomic
          a.config,
          case when not d.is_spread then a.number end,
          case when d.is_spread then array(select t.timestep from sql_diffusion.distilled_timesteps(a.config, a.number, null, strength) t order by t.step) else a.list end,
-         eta,
+         -- diffusers' pipelines hand a scheduler that takes eta an eta of 0, but for the one that knows of none
+         case when a.pipeline = 'DDPMPipeline' then eta else coalesce(eta, case when (sql_diffusion.scheduler_of(a.config ->> '_class_name')).uses_eta then 0 end) end,
          case when d.is_spread then 1 else strength end) p
   order by p.step;
 end;
