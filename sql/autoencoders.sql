@@ -21,6 +21,19 @@ end;
 comment on function sql_diffusion.autoencoder(text, text) is
   'The component of a model that is its autoencoder (vae, vqvae). Errors: 42704 for an unknown model, 55000 for one that has none. The name opens the message.';
 
+create function sql_diffusion.decoder(model text) returns table (component text, scaling_factor double precision)
+language sql stable parallel safe rows 1
+begin atomic
+  -- LDMSuperResolutionPipeline decodes what the diffusion makes as it is.
+  select c.component, coalesce(case when m.pipeline <> 'LDMSuperResolutionPipeline' then (sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision end, 1)
+  from sql_diffusion.components c
+       join sql_diffusion.models m on m.name = c.model
+  where c.model = decoder.model
+    and c.component in ('vae', 'vqvae');
+end;
+comment on function sql_diffusion.decoder(text) is
+  'The autoencoder that makes the pictures of a model''s latents, which are its own times scaling_factor; no row for a model of pixels.';
+
 create function sql_diffusion.latent_channels(model text, component text) returns int
 language sql stable parallel safe
 begin atomic

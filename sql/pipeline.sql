@@ -204,6 +204,17 @@ comment on function sql_diffusion.sample_steps(sql_diffusion.beginning, sql_diff
   'The loop of all pipelines, one row a pass of the schedule as it is done: from a beginning, with fresh noise from its generator where a step draws it, by a model''s U-Net under a condition, guided away from uncondition where that is '
   'not NULL. Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
 
+create function sql_diffusion.check_begins_with_noise(model text) returns boolean
+language sql stable parallel safe
+return (select case
+               when (c.config ->> 'in_channels')::int > (c.config ->> 'out_channels')::int and exists (select from sql_diffusion.decoder(model))
+               then sql_diffusion.fail(format('model "%s" begins with a picture: its U-Net takes %s channels and makes %s', model, c.config ->> 'in_channels', c.config ->> 'out_channels'),
+                                       'Its pictures: inpaint(image, mask, ''...'', seed, model => ''...'') or upscale(image, seed, model => ''...'').')
+               else true
+               end
+        from (select sql_diffusion.network_config(sql_diffusion.component_config(model)) as config) c);
+comment on function sql_diffusion.check_begins_with_noise(text) is 'True for a model that makes pictures of noise alone, otherwise an error (22023).';
+
 create function sql_diffusion.check_unconditional(model text) returns boolean
 language sql stable parallel safe
 return case
@@ -222,7 +233,8 @@ begin atomic
   ready as materialized (
     select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
            sql_diffusion.check_model(model) as model_is_whole,
-           sql_diffusion.check_unconditional(model) as takes_no_text
+           sql_diffusion.check_unconditional(model) as takes_no_text,
+           sql_diffusion.check_begins_with_noise(model) as takes_no_picture
   ),
   schedule as materialized (
     select array_agg(s order by s.step) as steps
@@ -239,19 +251,6 @@ end;
 comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
   'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1; of a latent model latents). '
   'Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
-
-create function sql_diffusion.decoder(model text) returns table (component text, scaling_factor double precision)
-language sql stable parallel safe rows 1
-begin atomic
-  -- LDMSuperResolutionPipeline decodes what the diffusion makes as it is.
-  select c.component, coalesce(case when m.pipeline <> 'LDMSuperResolutionPipeline' then (sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision end, 1)
-  from sql_diffusion.components c
-       join sql_diffusion.models m on m.name = c.model
-  where c.model = decoder.model
-    and c.component in ('vae', 'vqvae');
-end;
-comment on function sql_diffusion.decoder(text) is
-  'The autoencoder that makes the pictures of a model''s latents, which are its own times scaling_factor; no row for a model of pixels.';
 
 create function sql_diffusion.finished_image(sample real[], model text) returns real[]
 language sql stable parallel safe

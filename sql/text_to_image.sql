@@ -204,6 +204,7 @@ begin atomic
   chosen as materialized (
     select s as settings
     from ready, sql_diffusion.text_to_image_settings(prompt, model, negative_prompt, guidance_scale, height, width, guidance_rescale, clip_skip) s
+    where sql_diffusion.check_begins_with_noise(model)
   ),
   schedule as materialized (
     select array_agg(s order by s.step) as steps

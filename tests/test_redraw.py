@@ -141,6 +141,26 @@ def call(connection: Connection, verb: str, backend: str, positional: list[Any],
     return np.array(row[0], np.float32)
 
 
+def cases(pictures: dict[str, tuple[str, str | None, dict[str, Any]]]) -> list[Any]:
+    """Each in NumPy, and those that draw, begin and end in another way in pure SQL, which takes seconds."""
+    return [
+        pytest.param(*picture, backend, id=f"{name}-{backend}")
+        for name, picture in pictures.items()
+        for backend in ("numpy", "sql")
+        if backend == "numpy" or name in IN_SQL
+    ]
+
+
+IN_SQL = (
+    "defaults",
+    "latents without a distribution, fresh noise",
+    "sizes",
+    "consistency, a part",
+    "a part of the steps, fresh noise",
+    "sees the mask, a part of the steps",
+)
+
+
 def of_parts(kind: Any, pipeline: Any) -> Any:
     """Another pipeline of the same parts."""
     extra = {"add_watermarker": False} if "XL" in kind.__name__ else {"requires_safety_checker": False}
@@ -174,13 +194,12 @@ CHANGES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["sql", "numpy"])
-@pytest.mark.parametrize(("model", "sampler", "settings"), CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize(("model", "sampler", "settings", "backend"), cases(CHANGES))
 def test_a_changed_picture_is_diffusers(
     loaded: Connection, models: dict[str, Any], rng: np.random.Generator, model: str, sampler: str | None,
     settings: dict[str, Any], backend: str,
 ) -> None:  # fmt: skip
-    image = picture(rng, 3, 16, 24)
+    image = picture(rng, 3, 8, 12)
     # the pipelines of SDXL have no size to resize to: theirs is the image's
     expected = theirs(of_parts(IMAGE_TO_IMAGE[model], models[model]), image, sampler, PROMPT, **settings)
     ours = call(loaded, "image_to_image", backend, [image, PROMPT, SEED], model=model, scheduler=sampler, **settings)
@@ -192,7 +211,7 @@ def test_a_changed_picture_by_every_sampler(
     loaded: Connection, models: dict[str, Any], rng: np.random.Generator, sampler: str
 ) -> None:
     """And one that is filled in: which noise a step's sample has, each sampler says in its own way."""
-    image, mask = picture(rng, 3, 16, 16), picture(rng, 1, 16, 16)
+    image, mask = picture(rng, 3, 8, 12), picture(rng, 1, 8, 12)
     settings: dict[str, Any] = {"num_inference_steps": 6, "strength": 0.7, "guidance_scale": 1.0}
     model = "1" if sampler in ("pndm", "euler", "lms", "heun", "unipc") else "2"
     expected = theirs(of_parts(IMAGE_TO_IMAGE[model], models[model]), image, sampler, PROMPT, **settings)
@@ -200,7 +219,7 @@ def test_a_changed_picture_by_every_sampler(
     assert grey_levels(call(loaded, "image_to_image", "numpy", [image, PROMPT, SEED], **named), expected) <= 1
     expected = theirs(
         of_parts(INPAINT[model], models[model]), image, sampler, PROMPT,
-        mask_image=torch.from_numpy(mask)[None], height=16, width=16, **settings,
+        mask_image=torch.from_numpy(mask)[None], height=8, width=12, **settings,
     )  # fmt: skip
     assert grey_levels(call(loaded, "inpaint", "numpy", [image, mask, PROMPT, SEED], **named), expected) <= 1
 
@@ -211,20 +230,20 @@ FILLED: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "latents without a distribution": ("2", "euler_ancestral", {"num_inference_steps": 3}),
     "sees the mask": ("sees the mask", None, {"num_inference_steps": 2}),
     "sees the mask, a part of the steps": ("sees the mask", "euler_ancestral", {"num_inference_steps": 4, "strength": 0.6, "negative_prompt": "a moth"}),
-    "sizes": ("XL", None, {"num_inference_steps": 3}),
+    "sizes, their strength": ("XL", None, {"num_inference_steps": 3}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["sql", "numpy"])
-@pytest.mark.parametrize(("model", "sampler", "settings"), FILLED.values(), ids=FILLED.keys())
+@pytest.mark.parametrize(("model", "sampler", "settings", "backend"), cases(FILLED))
 def test_a_picture_that_is_filled_in_is_diffusers(
     loaded: Connection, models: dict[str, Any], rng: np.random.Generator, model: str, sampler: str | None,
     settings: dict[str, Any], backend: str,
 ) -> None:  # fmt: skip
-    image, mask = picture(rng, 3, 16, 24), picture(rng, 1, 16, 24)
+    width = 16 if model == "XL" else 12  # that pipeline wants eights
+    image, mask = picture(rng, 3, 8, width), picture(rng, 1, 8, width)
     pipeline = models[model] if model == "sees the mask" else of_parts(INPAINT[model], models[model])
     expected = theirs(
-        pipeline, image, sampler, PROMPT, mask_image=torch.from_numpy(mask)[None], height=16, width=24, **settings
+        pipeline, image, sampler, PROMPT, mask_image=torch.from_numpy(mask)[None], height=8, width=width, **settings
     )
     ours = call(loaded, "inpaint", backend, [image, mask, PROMPT, SEED], model=model, scheduler=sampler, **settings)
     assert grey_levels(ours, expected) <= 1
@@ -248,7 +267,7 @@ def test_a_mask_is_read_as_diffusers_reads_a_file(loaded: Connection, rng: np.ra
 
 
 def test_masks_of_colours_are_alike(loaded: Connection, rng: np.random.Generator) -> None:
-    image, mask = picture(rng, 3, 16, 16), picture(rng, 3, 16, 16)
+    image, mask = picture(rng, 3, 8, 12), picture(rng, 3, 8, 12)
     one, two = (
         call(loaded, "inpaint", backend, [image, mask, PROMPT, SEED], model="1", num_inference_steps=1)
         for backend in ("sql", "numpy")
@@ -263,20 +282,27 @@ LARGER: dict[str, tuple[str | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["sql", "numpy"])
-@pytest.mark.parametrize(("sampler", "settings"), LARGER.values(), ids=LARGER.keys())
+@pytest.mark.parametrize(
+    ("sampler", "settings", "backend"),
+    [
+        (*each, backend)
+        for name, each in LARGER.items()
+        for backend in ("numpy", "sql")
+        if (name, backend) != ("no noise", "sql")
+    ],
+)
 def test_a_larger_picture_is_diffusers(
     loaded: Connection, models: dict[str, Any], rng: np.random.Generator, sampler: str | None,
     settings: dict[str, Any], backend: str,
 ) -> None:  # fmt: skip
-    image = picture(rng, 3, 8, 12)
+    image = picture(rng, 3, 4, 6)
     pipeline = models["upscaler"]
     own = pipeline.scheduler
     expected = theirs(pipeline, image, sampler, PROMPT, **settings)
     pipeline.scheduler = own
     named = {"model": "upscaler", "scheduler": sampler, **settings}
     ours = call(loaded, "upscale", backend, [image, SEED, PROMPT], **named)
-    assert ours.shape == (3, 16, 24)
+    assert ours.shape == (3, 8, 12)
     assert grey_levels(ours, expected) <= 1
 
 
@@ -285,7 +311,7 @@ def test_a_larger_picture_is_diffusers(
 def test_super_resolution_without_a_prompt(
     loaded: Connection, models: dict[str, Any], rng: np.random.Generator, sampler: str | None, backend: str
 ) -> None:
-    image = picture(rng, 3, 8, 16)
+    image = picture(rng, 3, 4, 8)
     pipeline = models["super resolution"]
     own = pipeline.scheduler
     expected = theirs(pipeline, 2 * image - 1, sampler, num_inference_steps=2)
@@ -334,3 +360,122 @@ def test_pictures_of_a_model_without_a_prompt(
     assert grey_levels(ours, expected) <= 1
     kept = mask < 0.5
     assert np.abs(ours - image)[np.repeat(kept, 3, axis=0)].max() < 1e-6  # of a model of pixels the rest is untouched
+
+
+@pytest.mark.parametrize("backend", ["sql", "numpy"])
+def test_many_seeds_are_each_the_picture_made_alone(loaded: Connection, rng: np.random.Generator, backend: str) -> None:
+    image, mask = picture(rng, 3, 8, 12), picture(rng, 1, 8, 12)
+    small = picture(rng, 3, 4, 6)
+    settings = f"num_inference_steps => 2, guidance_scale => 1, backend => '{backend}'"
+    texts, seeds = ["a moth", "a bee"], [3, -4]
+    for verb, model, before, given in (
+        ("image_to_image", "1", [image], [texts, seeds]),
+        ("inpaint", "1", [image, mask], [texts, seeds]),
+        ("upscale", "upscaler", [small], [seeds, texts]),
+    ):
+        types = ["::real[]" for _ in before]
+        places = ", ".join(
+            f"%s{each}" for each in [*types, *("::text[]" if g is texts else "::bigint[]" for g in given)]
+        )
+        rows = loaded.execute(
+            f"select prompt, seed, image from {verb}({places}, model => '{model}', {settings}) g".encode(),
+            [*(each.tolist() for each in before), *given],
+        ).fetchall()
+        assert [row[:2] for row in rows] == list(zip(texts, seeds, strict=True)), verb
+        for prompt, seed, made in rows:
+            places = ", ".join([*(f"%s{each}" for each in types), *("%s::text" if g is texts else "%s" for g in given)])
+            alone = loaded.execute(
+                f"select {verb}({places}, model => '{model}', {settings})".encode(),
+                [*(each.tolist() for each in before), *(prompt if g is texts else seed for g in given)],
+            ).fetchone()
+            assert alone is not None
+            assert grey_levels(made, np.array(alone[0])) <= 1, verb
+
+
+@pytest.mark.parametrize("backend", ["sql", "numpy"])
+def test_the_steps_lead_to_the_picture(loaded: Connection, rng: np.random.Generator, backend: str) -> None:
+    image = picture(rng, 3, 8, 12).tolist()
+    settings = f"5, 0.5, '2', num_inference_steps => 4, guidance_scale => 1, backend => '{backend}'"
+    rows = loaded.execute(
+        f"""select s.step, s.sample, s.pred_original_sample, sql_diffusion.finished_image(s.sample, '2')
+            from image_to_image_steps(%s::real[], 'a moth', {settings}) s""".encode(),
+        [image],
+    ).fetchall()
+    assert [row[0] for row in rows] == [1, 2]  # a half of them
+    assert all(np.shape(row[1]) == np.shape(row[2]) == (4, 4, 6) for row in rows)
+    made = loaded.execute(f"select image_to_image(%s::real[], 'a moth'::text, {settings})".encode(), [image]).fetchone()
+    assert made is not None
+    assert grey_levels(rows[-1][3], np.array(made[0])) <= 1
+
+
+GREY = "array_fill(0.5::real, '{3,8,8}')"
+MASK = "array_fill(1::real, '{1,8,8}')"
+WRONG: dict[str, tuple[str, str]] = {
+    "no image": ("image_to_image(null, 'a', 1, {})", "image_to_image: image is null"),
+    "an image that is none": ("image_to_image('{{{{1}}}}', 'a', 1, {})", "image_to_image: image has"),
+    "a hole in the image": ("image_to_image('{{{{{{NULL}}}},{{{{1}}}},{{{{1}}}}}}', 'a', 1, {})", "image_to_image: image"),
+    "values of a sample": ("image_to_image(array_fill(-0.5::real, '{{3,8,8}}'), 'a', 1, {})", "image_to_image: image has a value that is not from 0 to 1"),
+    "alpha": ("image_to_image(array_fill(0.5::real, '{{4,8,8}}'), 'a', 1, {})", "image_to_image: image has 4 channels, expected 3"),
+    "grey": ("inpaint(array_fill(0.5::real, '{{1,8,8}}'), MASK, 'a', 1, {})", "inpaint: image has 1 channels, expected 3"),
+    "a size that does not fit": ("image_to_image(array_fill(0.5::real, '{{3,8,10}}'), 'a', 1, {})", "image_to_image: image is 8 high and 10 wide, expected multiples of 4"),
+    "no seed": ("image_to_image(GREY, 'a', null::bigint, {})", "seed is null, expected an integer"),
+    "no prompt": ("image_to_image(GREY, null, 1, {})", "prompt is null, expected a text"),
+    "no strength": ("image_to_image(GREY, 'a', 1, 0, {})", "strength is 0, expected above 0 and at most 1"),
+    "too much strength": ("image_to_image(GREY, 'a', 1, 1.5, {})", "strength is 1.5, expected above 0 and at most 1"),
+    "strength that is no number": ("image_to_image(GREY, 'a', 1, 'NaN', {})", "strength is NaN, expected above 0 and at most 1"),
+    "less than a step": ("image_to_image(GREY, 'a', 1, 0.3, num_inference_steps => 3, {})", "strength is 0.3, expected from 0.333 to 1: at least one of 3 steps"),
+    "no mask": ("inpaint(GREY, null, 'a', 1, {})", "inpaint: mask is null"),
+    "another size of mask": ("inpaint(GREY, array_fill(1::real, '{{1,8,4}}'), 'a', 1, {})", "inpaint: mask is 8 high and 4 wide, expected those of image, 8 and 8"),
+    "values of a mask in grey levels": ("inpaint(GREY, array_fill(255::real, '{{1,8,8}}'), 'a', 1, {})", "inpaint: mask has a value that is not from 0 to 1"),
+    "a model that wants a mask": ("image_to_image(GREY, 'a', 1, model => 'sees the mask', {})", 'image_to_image: the U-Net of model "sees the mask" takes 9 channels and makes 4, expected as many'),
+    "a model that upscales": ("inpaint(GREY, MASK, 'a', 1, model => 'upscaler', {})", 'inpaint: the U-Net of model "upscaler" takes 7 channels and makes 4, expected as many or 9'),
+    "a model that does not": ("upscale(GREY, 1, 'a', {})", 'model "1" does not upscale: its U-Net takes 4 channels and makes 4'),
+    "too much noise": ("upscale(GREY, 1, 'a', 351, model => 'upscaler', {})", "noise_level is 351, expected from 0 to 350"),
+    "noise that nobody sees": ("upscale(GREY, 1, null, 20, model => 'super resolution', {})", 'noise_level is 20, but model "super resolution" does not use it'),
+    "a prompt that nobody reads": ("image_to_image(GREY, 'a', 1, model => 'pixels', {})", 'prompt is given, but model "pixels" takes no prompt'),
+    "guidance without a prompt": ("image_to_image(GREY, null, 1, model => 'pixels', guidance_scale => 2, {})", 'guidance_scale is given, but model "pixels" takes no prompt'),
+    "a text model without a picture": ("text_to_image('a', 1, model => 'sees the mask', {})", 'model "sees the mask" begins with a picture: its U-Net takes 9 channels and makes 4'),
+    "steps without a picture": ("ddpm_generate(1, model => 'super resolution', {})", 'model "super resolution" begins with a picture: its U-Net takes 6 channels and makes 3'),
+    "eta that is not used": ("image_to_image(GREY, 'a', 1, scheduler => 'euler', eta => 0.5, {})", "eta is 0.5, but the scheduler euler does not use it"),
+    "seeds and prompts": ("image_to_image(GREY, array['a'], array[1, 2]::bigint[], {})", "prompts has 1 elements and seeds 2, expected as many of one as of the other"),
+    "no seeds": ("upscale(GREY, null::bigint[], model => 'upscaler', {})", "seeds is null, expected an array"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_refused(loaded: Connection, call: str, message: str) -> None:
+    words = []
+    for backend in ("sql", "numpy"):
+        model = "" if "model =>" in call else "model => '1', "
+        query = call.replace("GREY", GREY.replace("{", "{{").replace("}", "}}")).replace(
+            "MASK", MASK.replace("{", "{{").replace("}", "}}")
+        )
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as error, loaded.transaction():
+            loaded.execute(("select " + query.format(f"{model}backend => '{backend}'")).encode()).fetchall()
+        assert error.value.diag.message_primary is not None
+        assert message in error.value.diag.message_primary, backend
+        words.append((error.value.diag.message_primary.removeprefix("sql_diffusion: "), error.value.diag.message_hint))
+    assert words[0] == words[1]
+
+
+def test_an_upscaler_without_its_noise(loaded: Connection) -> None:
+    with loaded.transaction(force_rollback=True):
+        loaded.execute("update sql_diffusion.models set defaults = '{}' where name = 'upscaler'")
+        for backend in ("sql", "numpy"):
+            with (
+                pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="low_res_scheduler"),
+                loaded.transaction(),
+            ):
+                loaded.execute(f"select upscale({GREY}, 1, model => 'upscaler', backend => '{backend}')".encode())
+
+
+def test_a_call_without_types_finds_its_function(loaded: Connection) -> None:
+    for verb, places, given in (
+        ("image_to_image", "$1, $2, $3", f"{GREY}, 'a moth', 3"),
+        ("inpaint", "$1, $2, $3, $4", f"{GREY}, {MASK}, 'a moth', '3'"),
+    ):
+        loaded.execute(
+            f"prepare untyped_{verb} as select cardinality({verb}({places}, model => '1', num_inference_steps => 2))".encode()
+        )
+        assert loaded.execute(f"execute untyped_{verb}({given})".encode()).fetchone() == (3 * 8 * 8,)
+        loaded.execute(f"deallocate untyped_{verb}".encode())

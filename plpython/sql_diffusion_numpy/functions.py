@@ -995,6 +995,9 @@ def _kept_schedule(
     return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
+_BEGINS = "select sql_diffusion.check_begins_with_noise($1)"
+
+
 def _pictures_at_once(shape: list[int]) -> int:
     """Of a batch, so that its memory stays bounded: 16 of 64 x 64."""
     return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
@@ -1058,6 +1061,7 @@ def _sample(
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
     if any(row.operation == "input" and row.key == "encoder_hidden_states" for row in unet.plan):
         session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
+    session.query(plpy, _BEGINS, ["text"], [model])
     schedule = _generation_schedule(plpy, model, steps, timesteps, scheduler, eta)
     yield from _batches(
         plpy, unet, schedule, seeds, shape, lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0])
@@ -1209,7 +1213,9 @@ def _text_samples(
     model = arguments.model
     settings = [_text_settings(plpy, prompt, arguments) for prompt in prompts]
     assert model is not None and arguments.guidance_rescale is not None  # text_to_image_settings refuses them
-    session.query(plpy, "select sql_diffusion.check_model($1)", ["text"], [model])
+    session.query(
+        plpy, "select sql_diffusion.check_model($1), sql_diffusion.check_begins_with_noise($1)", ["text"], [model]
+    )
     if not prompts:
         return
     schedule = _generation_schedule(
