@@ -372,7 +372,7 @@ def test_many_seeds_are_each_the_picture_made_alone(loaded: Connection, rng: np.
         ("image_to_image", "1", [image], [texts, seeds]),
         ("inpaint", "1", [image, mask], [texts, seeds]),
         ("upscale", "upscaler", [small], [seeds, texts]),
-    ):
+    )[: 1 if backend == "sql" else 3]:  # whose arrays go one way
         types = ["::real[]" for _ in before]
         places = ", ".join(
             f"%s{each}" for each in [*types, *("::text[]" if g is texts else "::bigint[]" for g in given)]
