@@ -35,24 +35,48 @@ begin atomic
     where not (c.is).defaults ? setting.key
     order by setting.key
     limit 1
+  ),
+  complete as materialized (
+    select (c.is).class_name, c.settings, (c.is).defaults,
+           (c.is).defaults
+           || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
+           || coalesce((c.is).aliases -> lower(c.name collate "C"), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name) as config
+    from chosen c
+  ),
+  -- What is asked for and would do nothing: settings that go with others, and those that diffusers' classes have and do not look at.
+  unused as (
+    select u.setting, u.needs
+    from complete c,
+         (values ('clip_sample_range', '{clip_sample}'::text[]), ('dynamic_thresholding_ratio', '{thresholding}'), ('sample_max_value', '{thresholding}'),
+                 ('sigma_max', '{use_karras_sigmas,use_exponential_sigmas}'), ('sigma_min', '{use_karras_sigmas,use_exponential_sigmas}'),
+                 ('flow_shift', '{}'), ('set_alpha_to_one', '{}'), ('steps_offset', '{}'), ('timestep_spacing', '{}')) u (setting, needs)
+    where c.settings ? u.setting
+      and c.settings -> u.setting <> c.defaults -> u.setting
+      and (u.setting not in ('set_alpha_to_one', 'steps_offset', 'timestep_spacing') or c.class_name in ('LCMScheduler', 'TCDScheduler'))
+      and not exists (select from unnest(u.needs) w where c.config -> w = 'true')
+    order by u.setting collate "C"
+    limit 1
   )
   select coalesce(
     (select case
-              when u.key is null
-              then (c.is).defaults
-                   || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
-                   || coalesce((c.is).aliases -> lower(c.name collate "C"), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
-              when not sql_diffusion.fail(format('scheduler: %s has no setting %s', (c.is).class_name, u.key),
-                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys((c.is).defaults) d (key)) || '.')
-              then '{}'
+              when u.key is not null
+              then case when not sql_diffusion.fail(format('scheduler: %s has no setting %s', c.class_name, u.key),
+                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys(c.defaults) d (key)) || '.')
+                        then '{}'::jsonb end
+              when n.setting is not null
+              then case when not sql_diffusion.fail(format('scheduler: setting %s is %s, but %s does not use it%s', n.setting, c.settings -> n.setting, c.class_name,
+                                                           case when n.needs <> '{}' then ' without ' || array_to_string(n.needs, ' or ') end))
+                        then '{}'::jsonb end
+              else c.config
             end
-     from chosen c
-          left join unknown u on true),
+     from complete c
+          left join unknown u on true
+          left join unused n on true),
     config);
 end;
 comment on function sql_diffusion.scheduler_config(jsonb, text) is
   'The complete configuration of a scheduler, as diffusers'' from_config makes it: the class''s defaults, over them what a model''s scheduler configuration says of these settings, '
-  'over that what scheduler says. scheduler: a short name, a class, settings in JSON with or without _class_name, or NULL for the model''s own. Errors: 22023 for an unknown scheduler or setting.';
+  'over that what scheduler says. scheduler: a short name, a class, settings in JSON with or without _class_name, or NULL for the model''s own. Errors: 22023 for an unknown scheduler or setting, and for one that is given and does nothing.';
 
 create function sql_diffusion.check_scheduler(config jsonb) returns boolean
 language sql immutable parallel safe
