@@ -18,7 +18,7 @@ SQL = \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
 	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql \
-	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/verbs.sql sql/images/verbs.sql \
+	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/redraw.sql sql/verbs.sql sql/images/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.

@@ -292,6 +292,24 @@ create function sql_diffusion_numpy.text_to_image(
 language plpython3u stable parallel unsafe rows 10
 as 'text_to_image_many';
 
+create function sql_diffusion_numpy.redraw_steps(
+  task text, image real[], mask real[], prompt text, seed bigint, model text, strength real default null,
+  noise_level int default null, negative_prompt text default null, num_inference_steps int default null,
+  guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null,
+  guidance_rescale real default 0, clip_skip int default null
+) returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language plpython3u stable parallel unsafe rows 50
+as 'redraw_steps';
+
+create function sql_diffusion_numpy.redraw(
+  task text, picture real[], mask real[], prompts text[], seeds bigint[], model text, strength real default null,
+  noise_level int default null, negative_prompt text default null, num_inference_steps int default null,
+  guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null,
+  guidance_rescale real default 0, clip_skip int default null
+) returns table (prompt text, seed bigint, image real[])
+language plpython3u stable parallel unsafe rows 10
+as 'redraw';
+
 create function sql_diffusion_numpy.finished_image(sample real[], model text) returns real[]
 language plpython3u stable parallel unsafe
 as 'finished_image';

@@ -21,6 +21,19 @@ end;
 comment on function sql_diffusion.autoencoder(text, text) is
   'The component of a model that is its autoencoder (vae, vqvae). Errors: 42704 for an unknown model, 55000 for one that has none. The name opens the message.';
 
+create function sql_diffusion.decoder(model text) returns table (component text, scaling_factor double precision)
+language sql stable parallel safe rows 1
+begin atomic
+  -- LDMSuperResolutionPipeline decodes what the diffusion makes as it is.
+  select c.component, coalesce(case when m.pipeline <> 'LDMSuperResolutionPipeline' then (sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision end, 1)
+  from sql_diffusion.components c
+       join sql_diffusion.models m on m.name = c.model
+  where c.model = decoder.model
+    and c.component in ('vae', 'vqvae');
+end;
+comment on function sql_diffusion.decoder(text) is
+  'The autoencoder that makes the pictures of a model''s latents, which are its own times scaling_factor; no row for a model of pixels.';
+
 create function sql_diffusion.latent_channels(model text, component text) returns int
 language sql stable parallel safe
 begin atomic
@@ -30,6 +43,18 @@ begin atomic
     and p.key = 'latent';
 end;
 comment on function sql_diffusion.latent_channels(text, text) is 'The channels of the latents of this autoencoder.';
+
+create function sql_diffusion.encoded_channels(model text, component text) returns int
+language sql stable parallel safe
+begin atomic
+  select s.out_channels
+  from (select sql_diffusion.plan_part(array_agg(p order by p.step), '{image}') as steps from sql_diffusion.plan(model, component) p) part,
+       unnest(part.steps) s
+  order by s.step desc
+  limit 1;
+end;
+comment on function sql_diffusion.encoded_channels(text, text) is
+  'The channels of what this autoencoder''s encoder makes of an image: those of the latents, or twice as many where it gives their distribution.';
 
 create function sql_diffusion.vae_decode(latent real[], model text) returns real[]
 language sql stable parallel safe
@@ -47,18 +72,13 @@ comment on function sql_diffusion.vae_decode(real[], text) is
 create function sql_diffusion.check_moments(model text) returns boolean
 language sql stable parallel safe
 begin atomic
-  select case when last.out_channels <> 2 * sql_diffusion.latent_channels(model, a.component)
+  select case when sql_diffusion.encoded_channels(model, a.component) <> 2 * sql_diffusion.latent_channels(model, a.component)
               then sql_diffusion.fail(format('vae_moments: component %s of model "%s" is of class %s, which has no distribution of latents', a.component, model,
                                              sql_diffusion.network_class(sql_diffusion.component_config(model, a.component))),
                                       'vae_encode gives its latent.', '0A000')
               else true
          end
-  from sql_diffusion.autoencoder(model, 'vae_moments') a (component),
-       lateral (select s.out_channels
-                from (select sql_diffusion.plan_part(array_agg(p order by p.step), '{image}') as steps from sql_diffusion.plan(model, a.component) p) part,
-                     unnest(part.steps) s
-                order by s.step desc
-                limit 1) last;
+  from sql_diffusion.autoencoder(model, 'vae_moments') a (component);
 end;
 comment on function sql_diffusion.check_moments(text) is
   'True for a model whose autoencoder is a variational one, otherwise an error: 0A000, or those of autoencoder.';

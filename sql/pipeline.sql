@@ -29,27 +29,41 @@ begin atomic
            case when c.by_default and c.config ->> '_class_name' in (select n.class_name from sql_diffusion.scheduler_names() n where n.given = lower(c.own collate "C"))
                 then c.defaults else '{}' end as defaults
     from chosen c
+  ),
+  -- LatentConsistencyModelImg2ImgPipeline makes as many steps as it is told to, spread over the lowest of those it was distilled for.
+  asked as (
+    select s.config, s.pipeline,
+           case when s.by_default and given.list is null
+                then coalesce((s.defaults ->> 'num_inference_steps')::int,
+                              case when s.pipeline like 'LatentConsistency%' then 4
+                                   when s.pipeline = 'StableDiffusionUpscalePipeline' then 75
+                                   when s.pipeline = 'LDMSuperResolutionPipeline' then 100
+                                   when s.pipeline in ('DDPMPipeline', 'DDIMPipeline') and s.config ->> '_class_name' = 'DDPMScheduler' then 1000
+                                   else 50 end)
+                else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end as number,
+           given.list,
+           s.pipeline like 'LatentConsistency%' and s.config ->> '_class_name' = 'LCMScheduler' and strength > 0 and strength < 1 as is_distilled
+    from steps s,
+         lateral (
+           select case when jsonb_typeof(s.defaults -> 'timesteps') = 'array'
+                       then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(s.defaults -> 'timesteps') with ordinality t (t))
+                       else timesteps end as list
+         ) given
   )
   select p
-  from steps s,
-       lateral (
-         select case when jsonb_typeof(s.defaults -> 'timesteps') = 'array'
-                     then (select array_agg(t.t::int order by t.ordinality) from jsonb_array_elements_text(s.defaults -> 'timesteps') with ordinality t (t))
-                     else timesteps end as list
-       ) given,
+  from asked a,
+       lateral (select a.is_distilled and a.list is null and a.number >= 1 as is_spread) d,
        lateral sql_diffusion.schedule_of(
-         s.config,
-         case when s.by_default and given.list is null
-              then coalesce((s.defaults ->> 'num_inference_steps')::int,
-                            case when s.pipeline like 'LatentConsistency%' then 4
-                                 when s.pipeline in ('DDPMPipeline', 'DDIMPipeline') and s.config ->> '_class_name' = 'DDPMScheduler' then 1000
-                                 else 50 end)
-              else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end,
-         given.list, eta, strength) p
+         a.config,
+         case when not d.is_spread then a.number end,
+         case when d.is_spread then array(select t.timestep from sql_diffusion.distilled_timesteps(a.config, a.number, null, strength) t order by t.step) else a.list end,
+         -- diffusers' pipelines hand a scheduler that takes eta an eta of 0, but for the one that knows of none
+         case when a.pipeline = 'DDPMPipeline' then eta else coalesce(eta, case when (sql_diffusion.scheduler_of(a.config ->> '_class_name')).uses_eta then 0 end) end,
+         case when d.is_spread then 1 else strength end) p
   order by p.step;
 end;
 comment on function sql_diffusion.generation_schedule(text, int, int[], text, real, double precision) is
-  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm for pixels, 4 of consistency models, 50 of the others).';
+  'The schedule that ddpm_generate follows with these arguments: the model''s default where neither steps nor timesteps are given, else diffusers'' (1000 steps of ddpm for pixels, 4 of consistency models, 75 and 100 of those that upscale, 50 of the others).';
 
 create function sql_diffusion.denormalize(sample real[]) returns real[]
 language sql immutable strict parallel safe
@@ -97,7 +111,28 @@ comment on function sql_diffusion.guidance(real[], real[], real, real) is
   'Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): away from what the network says without the text, guidance_scale times as far as to what it says with it. guidance_rescale (0 to 1) is the share '
   'of the result that is brought to the spread of the latter: Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), section 3.4.';
 
-create function sql_diffusion.sample_steps(start real[], generator sql_diffusion.generator, schedule sql_diffusion.schedule_step[], model text,
+create type sql_diffusion.beginning as (
+  sample        real[],
+  generator     sql_diffusion.generator,
+  shown         real[],
+  scales_shown  boolean,
+  original      real[],
+  noise         real[],
+  mask          real[]
+);
+comment on type sql_diffusion.beginning is
+  'How the steps of a schedule begin: the first sample, and the stream that fresh noise comes from. Where a picture is begun with: what the U-Net is shown beside the sample (shown, and whether that is multiplied by input_scale, too), '
+  'and what is put back after each step where the mask (1, height, width) is 0: original with noise. NULL for what there is not.';
+
+create function sql_diffusion.keep_original(sample real[], original real[], mask real[]) returns real[]
+language sql immutable parallel safe
+set jit = off
+return (select sql_diffusion.with_shape((select array_agg((1::real - m.flat[(e.place - 1) % cardinality(m.flat) + 1]) * e.original + m.flat[(e.place - 1) % cardinality(m.flat) + 1] * e.x order by e.place)
+                                         from unnest(sample, original) with ordinality e (x, original, place)), sql_diffusion.shape(sample))
+        from (select array(select unnest(mask)) as flat) m);
+comment on function sql_diffusion.keep_original(real[], real[], real[]) is 'The sample where the mask (1, height, width) is 1, the original where it is 0 (both channels, height, width).';
+
+create function sql_diffusion.sample_steps(beginning sql_diffusion.beginning, schedule sql_diffusion.schedule_step[], model text,
     condition sql_diffusion.condition, uncondition sql_diffusion.condition, guidance_scale real, guidance_rescale real)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel safe rows 50
@@ -112,14 +147,16 @@ begin atomic
     from sql_diffusion.plan(model) p
   ),
   run (step, timestep, sample, pred_original_sample, memory, generator) as (
-    select 0, null::double precision, sample_steps.start, null::real[], null::real[], sample_steps.generator
+    select 0, null::double precision, (sample_steps.beginning).sample, null::real[], null::real[], (sample_steps.beginning).generator
     union all
-    select s.step, s.timestep, updated.prev_sample, updated.pred_original_sample, updated.next_memory, coalesce(noise.next, run.generator)
+    select s.step, s.timestep, kept.sample, updated.pred_original_sample, updated.next_memory, coalesce(noise.next, run.generator)
     from run
          join lateral unnest(sample_steps.schedule[run.step + 1 : run.step + 1]) s on true
          cross join network
          cross join lateral (
-           select array[sql_diffusion.to_maps(sql_diffusion.scaled(run.sample, s.input_scale)), sql_diffusion.vector_to_maps(array[s.timestep::real])] as maps
+           select array[sql_diffusion.to_maps(case when (sample_steps.beginning).shown is null then sql_diffusion.scaled(run.sample, s.input_scale)
+                                                   when (sample_steps.beginning).scales_shown then sql_diffusion.scaled(run.sample || (sample_steps.beginning).shown, s.input_scale)
+                                                   else sql_diffusion.scaled(run.sample, s.input_scale) || (sample_steps.beginning).shown end), sql_diffusion.vector_to_maps(array[s.timestep::real])] as maps
            offset 0
          ) shown
          cross join lateral (
@@ -147,15 +184,36 @@ begin atomic
                 left join lateral sql_diffusion.randn(stream.generator, sql_diffusion.shape(run.sample)) n on s.draws_noise
          ) noise
          cross join lateral sql_diffusion.scheduler_step(predicted.model_output, run.sample, noise.sample, s, run.memory) updated
+         cross join lateral (
+           select case when (sample_steps.beginning).mask is null then updated.prev_sample
+                       else sql_diffusion.keep_original(
+                              updated.prev_sample,
+                              case when s.step < cardinality(sample_steps.schedule)
+                                   then sql_diffusion.add_noise_at((sample_steps.beginning).original, (sample_steps.beginning).noise, sample_steps.schedule[s.step + 1])
+                                   else (sample_steps.beginning).original end,
+                              (sample_steps.beginning).mask) end as sample
+           offset 0
+         ) kept
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from run r
   where r.step > 0
     and sql_diffusion.tell_progress(r.step, cardinality(sample_steps.schedule), extract(epoch from clock_timestamp() - (select b.instant from began b))::double precision);
 end;
-comment on function sql_diffusion.sample_steps(real[], sql_diffusion.generator, sql_diffusion.schedule_step[], text, sql_diffusion.condition, sql_diffusion.condition, real, real) is
-  'The loop of all pipelines, one row a pass of the schedule as it is done: from the sample start, with fresh noise from the generator where a step draws it, by a model''s U-Net under a condition, guided away from uncondition where that is '
+comment on function sql_diffusion.sample_steps(sql_diffusion.beginning, sql_diffusion.schedule_step[], text, sql_diffusion.condition, sql_diffusion.condition, real, real) is
+  'The loop of all pipelines, one row a pass of the schedule as it is done: from a beginning, with fresh noise from its generator where a step draws it, by a model''s U-Net under a condition, guided away from uncondition where that is '
   'not NULL. Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
+
+create function sql_diffusion.check_begins_with_noise(model text) returns boolean
+language sql stable parallel safe
+return (select case
+               when (c.config ->> 'in_channels')::int > (c.config ->> 'out_channels')::int and exists (select from sql_diffusion.decoder(model))
+               then sql_diffusion.fail(format('model "%s" begins with a picture: its U-Net takes %s channels and makes %s', model, c.config ->> 'in_channels', c.config ->> 'out_channels'),
+                                       'Its pictures: inpaint(image, mask, ''...'', seed, model => ''...'') or upscale(image, seed, model => ''...'').')
+               else true
+               end
+        from (select sql_diffusion.network_config(sql_diffusion.component_config(model)) as config) c);
+comment on function sql_diffusion.check_begins_with_noise(text) is 'True for a model that makes pictures of noise alone, otherwise an error (22023).';
 
 create function sql_diffusion.check_unconditional(model text) returns boolean
 language sql stable parallel safe
@@ -175,19 +233,20 @@ begin atomic
   ready as materialized (
     select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
            sql_diffusion.check_model(model) as model_is_whole,
-           sql_diffusion.check_unconditional(model) as takes_no_text
+           sql_diffusion.check_unconditional(model) as takes_no_text,
+           sql_diffusion.check_begins_with_noise(model) as takes_no_picture
   ),
   schedule as materialized (
     select array_agg(s order by s.step) as steps
     from ready, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
   ),
   begun as materialized (
-    select sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise) as sample, noise.next as generator, s.steps
+    select row(sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise), noise.next, null, null, null, null, null)::sql_diffusion.beginning as beginning, s.steps
     from schedule s, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from begun b,
-       sql_diffusion.sample_steps(b.sample, b.generator, b.steps, model, null, null, null, null) r;
+       sql_diffusion.sample_steps(b.beginning, b.steps, model, null, null, null, null) r;
 end;
 comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
   'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1; of a latent model latents). '
@@ -199,13 +258,7 @@ begin atomic
   select sql_diffusion.check_tensor(sample, 'finished_image: sample', 'channels, height, width'),
          sql_diffusion.check_values(sample, 'finished_image: sample'),
          sql_diffusion.component_config(model);
-  with autoencoder as (
-    select c.component, coalesce((sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision, 1) as scaling_factor
-    from sql_diffusion.components c
-    where c.model = finished_image.model
-      and c.component in ('vae', 'vqvae')
-  )
-  select sql_diffusion.denormalize(coalesce((select sql_diffusion.vae_decode(sql_diffusion.scaled(sample, 1 / a.scaling_factor), model) from autoencoder a), sample));
+  select sql_diffusion.denormalize(coalesce((select sql_diffusion.vae_decode(sql_diffusion.scaled(sample, 1 / d.scaling_factor), model) from sql_diffusion.decoder(model) d), sample));
 end;
 comment on function sql_diffusion.finished_image(real[], text) is
   'The picture (channels, height, width, values 0 to 1) of a finished sample: of a latent model what its autoencoder decodes of the sample divided by the scaling_factor.';

@@ -129,24 +129,25 @@ begin atomic
 end;
 comment on function sql_diffusion.visited_timesteps(jsonb, int, int[]) is 'The timesteps that are given, or evenly spaced ones for a number of steps.';
 
-create function sql_diffusion.distilled_timesteps(config jsonb, num_inference_steps int, timesteps int[]) returns table (step int, timestep int)
+create function sql_diffusion.distilled_timesteps(config jsonb, num_inference_steps int, timesteps int[], strength double precision default 1) returns table (step int, timestep int)
 language sql immutable parallel safe rows 50
 begin atomic
   with setting as (
-    select (config ->> 'original_inference_steps')::int as original_steps,
+    select floor((config ->> 'original_inference_steps')::int * distilled_timesteps.strength)::int as original_steps,
            (config ->> 'num_train_timesteps')::int / (config ->> 'original_inference_steps')::int as stride
   )
   select i + 1,
          case when num_inference_steps > s.original_steps
-              then sql_diffusion.fail(format('num_inference_steps is %s, expected at most %s, the original_inference_steps', num_inference_steps, s.original_steps))::int
+              then sql_diffusion.fail(format('num_inference_steps is %s, expected at most %s, ', num_inference_steps, s.original_steps)
+                                      || case when distilled_timesteps.strength = 1 then 'the original_inference_steps' else format('the share strength of the original_inference_steps, %s', config ->> 'original_inference_steps') end)::int
               else (s.original_steps - floor(i * (s.original_steps / num_inference_steps::double precision))::int) * s.stride - 1 end
   from setting s, generate_series(0, num_inference_steps - 1) as i
   union all
   select t.ordinality::int, t.t
   from unnest(timesteps) with ordinality t (t);
 end;
-comment on function sql_diffusion.distilled_timesteps(jsonb, int, int[]) is
-  'The timesteps that are given, or num_inference_steps of the original_inference_steps that a consistency model was distilled for, highest first. '
+comment on function sql_diffusion.distilled_timesteps(jsonb, int, int[], double precision) is
+  'The timesteps that are given, or num_inference_steps of the original_inference_steps that a consistency model was distilled for, highest first; of a strength below 1 of that share of them, the lowest. '
   'Latent Consistency Models (arXiv 2310.04378).';
 
 create function sql_diffusion.interpolated_sigma(sigmas real[], timestep double precision) returns double precision

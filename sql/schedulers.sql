@@ -35,24 +35,48 @@ begin atomic
     where not (c.is).defaults ? setting.key
     order by setting.key
     limit 1
+  ),
+  complete as materialized (
+    select (c.is).class_name, c.settings, (c.is).defaults,
+           (c.is).defaults
+           || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
+           || coalesce((c.is).aliases -> lower(c.name collate "C"), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name) as config
+    from chosen c
+  ),
+  -- What is asked for and would do nothing: settings that go with others, and those that diffusers' classes have and do not look at.
+  unused as (
+    select u.setting, u.needs
+    from complete c,
+         (values ('clip_sample_range', '{clip_sample}'::text[]), ('dynamic_thresholding_ratio', '{thresholding}'), ('sample_max_value', '{thresholding}'),
+                 ('sigma_max', '{use_karras_sigmas,use_exponential_sigmas}'), ('sigma_min', '{use_karras_sigmas,use_exponential_sigmas}'),
+                 ('flow_shift', '{}'), ('set_alpha_to_one', '{}'), ('steps_offset', '{}'), ('timestep_spacing', '{}')) u (setting, needs)
+    where c.settings ? u.setting
+      and c.settings -> u.setting <> c.defaults -> u.setting
+      and (u.setting not in ('set_alpha_to_one', 'steps_offset', 'timestep_spacing') or c.class_name in ('LCMScheduler', 'TCDScheduler'))
+      and not exists (select from unnest(u.needs) w where c.config -> w = 'true')
+    order by u.setting collate "C"
+    limit 1
   )
   select coalesce(
     (select case
-              when u.key is null
-              then (c.is).defaults
-                   || (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(config) e where (c.is).defaults ? e.key)
-                   || coalesce((c.is).aliases -> lower(c.name collate "C"), '{}') || c.settings || jsonb_build_object('_class_name', (c.is).class_name)
-              when not sql_diffusion.fail(format('scheduler: %s has no setting %s', (c.is).class_name, u.key),
-                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys((c.is).defaults) d (key)) || '.')
-              then '{}'
+              when u.key is not null
+              then case when not sql_diffusion.fail(format('scheduler: %s has no setting %s', c.class_name, u.key),
+                                          'Its settings are ' || (select string_agg(d.key, ', ' order by d.key) from jsonb_object_keys(c.defaults) d (key)) || '.')
+                        then '{}'::jsonb end
+              when n.setting is not null
+              then case when not sql_diffusion.fail(format('scheduler: setting %s is %s, but %s does not use it%s', n.setting, c.settings -> n.setting, c.class_name,
+                                                           case when n.needs <> '{}' then ' without ' || array_to_string(n.needs, ' or ') end))
+                        then '{}'::jsonb end
+              else c.config
             end
-     from chosen c
-          left join unknown u on true),
+     from complete c
+          left join unknown u on true
+          left join unused n on true),
     config);
 end;
 comment on function sql_diffusion.scheduler_config(jsonb, text) is
   'The complete configuration of a scheduler, as diffusers'' from_config makes it: the class''s defaults, over them what a model''s scheduler configuration says of these settings, '
-  'over that what scheduler says. scheduler: a short name, a class, settings in JSON with or without _class_name, or NULL for the model''s own. Errors: 22023 for an unknown scheduler or setting.';
+  'over that what scheduler says. scheduler: a short name, a class, settings in JSON with or without _class_name, or NULL for the model''s own. Errors: 22023 for an unknown scheduler or setting, and for one that is given and does nothing.';
 
 create function sql_diffusion.check_scheduler(config jsonb) returns boolean
 language sql immutable parallel safe
@@ -132,23 +156,26 @@ create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
          when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
-                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline or LatentConsistencyModelPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'LDMSuperResolutionPipeline') then true
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 
 create function sql_diffusion.check_defaults(defaults jsonb) returns boolean
 language sql immutable parallel safe
 begin atomic
-  select sql_diffusion.check_known_settings('defaults', defaults, '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}'),
-         sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null}' || defaults, array[
+  select sql_diffusion.check_known_settings('defaults', defaults, '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null, "low_res_scheduler": null, "max_noise_level": null}'),
+         sql_diffusion.check_settings('defaults', '{"scheduler": null, "num_inference_steps": null, "timesteps": null, "guidance_scale": null, "force_zeros_for_empty_prompt": null, "low_res_scheduler": null, "max_noise_level": null}' || defaults, array[
            ['scheduler', (select string_agg(distinct to_json(n.name)::text, ', ') from sql_diffusion.scheduler_names() n) || ' or null',
              '$ == null || ' || (select string_agg(distinct '$ == ' || to_json(n.name)::text, ' || ') from sql_diffusion.scheduler_names() n)],
            ['num_inference_steps', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['timesteps', 'a list of integers or null', '$ == null || ($.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 0 || @.floor() != @)))'],
            ['guidance_scale', 'a number of at least 0 or null', '$ == null || $ >= 0'],
-           ['force_zeros_for_empty_prompt', 'a boolean or null', '$ == null || $ == true || $ == false']
-         ]);
+           ['force_zeros_for_empty_prompt', 'a boolean or null', '$ == null || $ == true || $ == false'],
+           ['low_res_scheduler', 'an object or null', '$ == null || $.type() == "object"'],
+           ['max_noise_level', 'an integer of at least 0 or null', '$ == null || ($ >= 0 && $.floor() == $)']
+         ]),
+         case when jsonb_typeof(defaults -> 'low_res_scheduler') = 'object' then sql_diffusion.check_scheduler(defaults -> 'low_res_scheduler') end;
   select true;
 end;
 comment on function sql_diffusion.check_defaults(jsonb) is

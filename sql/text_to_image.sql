@@ -168,6 +168,29 @@ language sql immutable strict parallel safe
 return sql_diffusion.to_maps(array_fill(0::real, array[array_length((maps).planes, 1), (maps).height * (maps).width]), (maps).height, (maps).width);
 comment on function sql_diffusion.zeros_of_maps(sql_diffusion.feature_maps) is 'Feature maps of this shape that are 0.';
 
+create function sql_diffusion.prompt_conditions(prompt text, model text, settings sql_diffusion.text_to_image_settings, out positive sql_diffusion.condition, out negative sql_diffusion.condition)
+language sql stable parallel safe
+begin atomic
+  with told as materialized (
+    select sql_diffusion.encode_prompt(prompt, model, settings, (settings).layers_skipped) as maps
+  )
+  select sql_diffusion.prompt_condition(t.maps, settings),
+         case when (settings).guided
+              then sql_diffusion.prompt_condition(case when (settings).negative_prompt is null
+                                                       then row(sql_diffusion.zeros_of_maps((t.maps).hidden), sql_diffusion.zeros_of_maps((t.maps).pooled))::sql_diffusion.prompt_maps
+                                                       -- which clip_skip is not for, in diffusers neither
+                                                       else sql_diffusion.encode_prompt((settings).negative_prompt, model, settings, case when (settings).final_norm then 0 else 1 end) end, settings)
+         end
+  from told t;
+end;
+comment on function sql_diffusion.prompt_conditions(text, text, sql_diffusion.text_to_image_settings) is
+  'What the U-Net is told of a prompt, and where it is guided what of the negative one, which is NULL otherwise.';
+
+create function sql_diffusion.with_label(condition sql_diffusion.condition, label int) returns sql_diffusion.condition
+language sql immutable strict parallel safe
+return row((condition).names || 'class_labels'::text, (condition).inputs || sql_diffusion.vector_to_maps(array[label::real]))::sql_diffusion.condition;
+comment on function sql_diffusion.with_label(sql_diffusion.condition, int) is 'The same condition, and the number of a class with it.';
+
 create function sql_diffusion.text_to_image_steps(prompt text, seed bigint, model text, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null,
     height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
@@ -181,34 +204,24 @@ begin atomic
   chosen as materialized (
     select s as settings
     from ready, sql_diffusion.text_to_image_settings(prompt, model, negative_prompt, guidance_scale, height, width, guidance_rescale, clip_skip) s
+    where sql_diffusion.check_begins_with_noise(model)
   ),
   schedule as materialized (
     select array_agg(s order by s.step) as steps
     from chosen, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
   ),
-  told as materialized (
-    select sql_diffusion.encode_prompt(prompt, model, c.settings, (c.settings).layers_skipped) as maps, c.settings
-    from chosen c, schedule
-  ),
   condition as materialized (
-    select sql_diffusion.prompt_condition(t.maps, t.settings) as positive,
-           case when (t.settings).guided
-                then sql_diffusion.prompt_condition(case when (t.settings).negative_prompt is null
-                                                         then row(sql_diffusion.zeros_of_maps((t.maps).hidden), sql_diffusion.zeros_of_maps((t.maps).pooled))::sql_diffusion.prompt_maps
-                                                         -- which clip_skip is not for, in diffusers neither
-                                                         else sql_diffusion.encode_prompt((t.settings).negative_prompt, model, t.settings, case when (t.settings).final_norm then 0 else 1 end) end, t.settings)
-           end as negative,
-           (t.settings).guidance_scale as guidance_scale
-    from told t
+    select p.positive, p.negative, (c.settings).guidance_scale as guidance_scale
+    from schedule, chosen c, sql_diffusion.prompt_conditions(prompt, model, c.settings) p
   ),
   begun as materialized (
-    select sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise) as sample, noise.next as generator, s.steps
+    select row(sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise), noise.next, null, null, null, null, null)::sql_diffusion.beginning as beginning, s.steps
     from schedule s, chosen c, sql_diffusion.randn(sql_diffusion.manual_seed(seed), (c.settings).latent_shape) noise
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from begun b,
        condition c,
-       sql_diffusion.sample_steps(b.sample, b.generator, b.steps, model, c.positive, c.negative, c.guidance_scale, guidance_rescale) r;
+       sql_diffusion.sample_steps(b.beginning, b.steps, model, c.positive, c.negative, c.guidance_scale, guidance_rescale) r;
 end;
 comment on function sql_diffusion.text_to_image_steps(text, bigint, text, text, int, real, int, int, text, int[], real, real, int) is
   'A prompt''s picture as it comes about in pure SQL, one row a pass of the schedule as it is done: the latent that the step leads to and the guess of the finished one (channels, height, width).';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets
@@ -151,6 +152,11 @@ def test_steps_arrive_as_they_are_done(db: str) -> None:
         (2, ["--negative", "rain"], "--negative goes with a prompt"),
         (2, ["--guidance", 7.5], "--guidance goes with a prompt"),
         (2, ["--size", "64x64"], "--size goes with a prompt"),
+        (2, ["--mask", "mask.png"], "--mask goes with a picture"),
+        (2, ["--strength", 0.5], "--strength goes with a picture"),
+        (2, ["--noise-level", 5], "--noise-level goes with a picture"),
+        (2, ["--image", "/nowhere/picture.png"], "/nowhere/picture.png cannot be read as a picture: No such file"),
+        (2, ["--image", __file__], "test_helper_commands.py cannot be read as a picture"),
         (2, ["--prompt", "a moth", "--size", "64"], "--size 64 is not a width and a height"),
         (2, ["-o", "/nowhere/picture.png"], "no folder /nowhere"),
         (2, ["--animate", "film.mp4"], ".gif"),
@@ -186,6 +192,37 @@ def test_what_made_a_picture_of_a_prompt(db: str) -> None:
         "timesteps": "999,749.25,499,249",
     }
     assert expected.items() <= text.items()
+
+
+def test_a_picture_that_begins_with_a_picture(db: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Changed, and filled in: what the verbs make of the file's pixels, in the size that is asked for."""
+    levels = rng.integers(0, 256, (16, 12, 3)).astype(np.uint8)
+    Image.fromarray(levels).save(tmp_path / "one.png")
+    white = Image.fromarray(rng.integers(0, 256, (16, 12)).astype(np.uint8))
+    white.save(tmp_path / "mask.png")
+    smaller = Image.fromarray(levels).resize((8, 8), Image.Resampling.LANCZOS)
+    image = (np.asarray(smaller, np.float32) / np.float32(255)).transpose(2, 0, 1).tolist()
+    mask = (np.asarray(white.resize((8, 8), Image.Resampling.LANCZOS), np.float32) / np.float32(255))[None].tolist()
+    given = ["--image", tmp_path / "one.png", "--size", "8x8", "--model", "tiny", "--seed", 3, "--steps", 4]
+    common = "model => 'tiny', num_inference_steps => 4, backend => 'sql'"
+    for name, more, query, given_arrays in (
+        ("changed", ["--strength", 0.5], f"image_to_image(%s::real[], null, 3, 0.5, {common})", [image]),
+        (
+            "filled",
+            ["--mask", tmp_path / "mask.png"],
+            f"inpaint(%s::real[], %s::real[], null, 3, {common})",
+            [image, mask],
+        ),
+    ):
+        file = tmp_path / f"{name}.png"
+        command.succeed(db, "generate", *given, *more, "--backend", "sql", "-o", file)
+        with psycopg.connect(dbname=db) as own:
+            row = own.execute(f"select image_png({query})".encode(), given_arrays).fetchone()
+        assert row is not None
+        made = Image.open(file)
+        np.testing.assert_array_equal(np.asarray(made), np.asarray(Image.open(io.BytesIO(row[0]))))
+        assert made.text["image"] == "one.png"  # type: ignore[attr-defined]
+        assert made.text["strength"] == ("0.5" if name == "changed" else "1")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("text", "size"), [("512x768", (512, 768)), ("96×64", (96, 64)), (None, (None, None))])

@@ -19,7 +19,10 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMScheduler,
     LDMPipeline,
+    LDMSuperResolutionPipeline,
+    StableDiffusionUpscalePipeline,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
@@ -171,6 +174,35 @@ def test_an_unconditional_latent_pipeline(rng: np.random.Generator, tmp_path: Pa
     for component in checkpoint.components:
         assert_read(component, {"vqvae": vqvae, "unet": unet}[component.name])
     assert checkpoint.tokenizers == []
+
+
+def test_a_pipeline_that_makes_pictures_larger(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Its second schedule, and how much noise it knows, are among the defaults."""
+    whole = pipelines.random_pipeline("2", rng, tmp_path / "words", in_channels=7, num_class_embeds=9)
+    parts = {name: part for name, part in whole.components.items() if name not in ("image_encoder", "safety_checker")}
+    pipeline = StableDiffusionUpscalePipeline(
+        **parts, low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear"), max_noise_level=8
+    )
+    pipeline.save_pretrained(tmp_path / "whole")
+    checkpoint = opened(tmp_path / "whole")
+    assert checkpoint.pipeline == "StableDiffusionUpscalePipeline"
+    assert_all_read(checkpoint, whole)
+    assert checkpoint.defaults["max_noise_level"] == 8
+    assert checkpoint.defaults["low_res_scheduler"]["beta_schedule"] == "scaled_linear"
+    (tmp_path / "whole/low_res_scheduler/scheduler_config.json").unlink()
+    with pytest.raises(Problem, match="low_res_scheduler"):
+        opened(tmp_path / "whole")
+
+
+def test_super_resolution_without_a_text(rng: np.random.Generator, tmp_path: Path) -> None:
+    torch.manual_seed(int(rng.integers(2**32)))
+    vqvae = VQModel(block_out_channels=(32,), latent_channels=3, num_vq_embeddings=8)
+    unet = UNet2DModel(**{**SMALL, "in_channels": 6})
+    LDMSuperResolutionPipeline(vqvae, unet, DDIMScheduler()).save_pretrained(tmp_path / "larger")
+    checkpoint = opened(tmp_path / "larger")
+    assert checkpoint.pipeline == "LDMSuperResolutionPipeline"
+    for component in checkpoint.components:
+        assert_read(component, {"vqvae": vqvae, "unet": unet}[component.name])
 
 
 def test_what_is_not_whole(rng: np.random.Generator, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ NOT_COMPUTING = [
     "fail", "check_%",
     # what is read of tables and configurations
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
-    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings",
+    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
     "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
@@ -38,7 +38,9 @@ STEPS = [
     "%\\_of_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
     # of text_to_image
-    "encode_prompt", "prompt_condition", "guidance", "sample_steps",
+    "encode_prompt", "prompt_condition", "prompt_conditions", "guidance", "sample_steps",
+    # of redraw
+    "binary_mask", "each_nth", "encode_picture", "keep_original", "redraw_beginning", "with_label",
     # of tokenize and detokenize
     "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip

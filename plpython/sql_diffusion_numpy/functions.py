@@ -16,6 +16,7 @@ import numpy as np
 
 from . import doctor as diagnosis
 from . import network, parameters, pipeline, random, schedulers, session, tokenizer
+from . import redraw as redrawing
 from . import tensors as tensor_functions
 from .errors import Refused, fail
 from .images import image_from_png as png_reader
@@ -960,12 +961,28 @@ def denormalize(plpy: Any, sample: Any) -> Any:
 
 # Pipelines
 
-_SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5) s"
-_SCHEDULER = "select row(m.scheduler, m.defaults)::text as settings from sql_diffusion.models m where m.name = $1"
+_SCHEDULE = "select (s).* from sql_diffusion.generation_schedule($1, $2, $3, $4, $5, $6) s"
+_SCHEDULER = (
+    "select row(m.pipeline, m.scheduler, m.defaults)::text as settings from sql_diffusion.models m where m.name = $1"
+)
+
+
+def _generation_schedule(
+    plpy: Any,
+    model: str | None,
+    steps: int | None,
+    timesteps: Any,
+    scheduler: str | None,
+    eta: float | None,
+    strength: float = 1,
+) -> list[schedulers.ScheduleStep]:
+    """The schedule of a generation."""
+    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
+    return _kept_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta, strength)
 
 
 @functools.lru_cache(maxsize=16)
-def _generation_schedule(
+def _kept_schedule(
     plpy: Any,
     settings: str,
     model: str | None,
@@ -973,14 +990,18 @@ def _generation_schedule(
     timesteps: str,
     scheduler: str | None,
     eta: float | None,
+    strength: float,
 ) -> list[schedulers.ScheduleStep]:
-    """The schedule of a generation, kept, since SQL takes some milliseconds for it.
+    """It is kept, since SQL takes some milliseconds for it.
 
     settings are the model's, so that a change of them makes another; timesteps are in JSON.
     """
-    types = ["text", "int", "int[]", "text", "real"]
-    rows = session.query(plpy, _SCHEDULE, types, [model, steps, json.loads(timesteps), scheduler, eta])
+    types = ["text", "int", "int[]", "text", "real", "double precision"]
+    rows = session.query(plpy, _SCHEDULE, types, [model, steps, json.loads(timesteps), scheduler, eta, strength])
     return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
+
+
+_BEGINS = "select sql_diffusion.check_begins_with_noise($1)"
 
 
 def _pictures_at_once(shape: list[int]) -> int:
@@ -988,17 +1009,39 @@ def _pictures_at_once(shape: list[int]) -> int:
     return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
 
 
-_AUTOENCODER = """
-select c.component, coalesce((sql_diffusion.network_config(c.config) ->> 'scaling_factor')::double precision, 1) as scaling_factor
-from sql_diffusion.components c
-where c.model = $1
-  and c.component in ('vae', 'vqvae')
-"""
+_DECODER = "select d.component, d.scaling_factor from sql_diffusion.decoder($1) d"
+
+
+def _batches(
+    plpy: Any,
+    unet: Network,
+    schedule: list[schedulers.ScheduleStep],
+    seeds: list[int],
+    shape: list[int],
+    begin: Callable[[list[int]], pipeline.Beginning],
+    condition: Callable[[slice], pipeline.Condition] = lambda batch: pipeline.NOTHING,
+) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """Pictures of a latent shape, as many at once as fit: -> place of the first of a batch, the step, whether it is the
+    last, samples and guesses of the finished ones."""
+    progress = session.progress_of(plpy, session.begin(plpy))
+    many = _pictures_at_once(shape)
+    for first in range(0, len(seeds), many):
+        batch = seeds[first : first + many]
+        which = "" if len(seeds) == 1 else f", pictures {first + 1} to {first + len(batch)} of {len(seeds)}"
+
+        def between(step: schedulers.ScheduleStep, which: str = which) -> None:
+            session.cancel_point(plpy)
+            progress(f"step {step.step} of {len(schedule)}{which}")
+
+        told = condition(slice(first, first + many))
+        for step, sample, original in pipeline.sample_steps(unet, schedule, begin(batch), between, told):
+            yield first, step, step.step == len(schedule), sample, original
+    session.give_memory_back()
 
 
 def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndarray:
     """The pictures of finished samples (batch, ...), as sql_diffusion.finished_image makes them, one after the other."""
-    rows = session.query(plpy, _AUTOENCODER, ["text"], [model])
+    rows = session.query(plpy, _DECODER, ["text"], [model])
     if not rows:
         return pipeline.denormalize(samples)
     between = functools.partial(session.cancel_point, plpy)
@@ -1016,28 +1059,19 @@ def _sample(
     timesteps: Any,
     scheduler: str | None,
     eta: float | None,
-) -> Iterator[tuple[list[int], schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
-    """-> the seeds of a batch, the step, whether it is the last, samples and guesses of the finished ones."""
+) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """Pictures without a prompt, as _batches gives them."""
     if not seeds:
         return
-    progress = session.progress_of(plpy, session.begin(plpy))
+    session.begin(plpy)
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
     if any(row.operation == "input" and row.key == "encoder_hidden_states" for row in unet.plan):
         session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
-    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
-    schedule = _generation_schedule(plpy, row["settings"], model, steps, json.dumps(timesteps), scheduler, eta)
-    many = _pictures_at_once(shape)
-    for first in range(0, len(seeds), many):
-        batch = seeds[first : first + many]
-        which = "" if len(seeds) == 1 else f", pictures {first + 1} to {first + len(batch)} of {len(seeds)}"
-
-        def between(step: schedulers.ScheduleStep, which: str = which) -> None:
-            session.cancel_point(plpy)
-            progress(f"step {step.step} of {len(schedule)}{which}")
-
-        for step, sample, original in pipeline.sample_steps(unet, schedule, batch, shape, between):
-            yield batch, step, step.step == len(schedule), sample, original
-    session.give_memory_back()
+    session.query(plpy, _BEGINS, ["text"], [model])
+    schedule = _generation_schedule(plpy, model, steps, timesteps, scheduler, eta)
+    yield from _batches(
+        plpy, unet, schedule, seeds, shape, lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0])
+    )
 
 
 @boundary
@@ -1072,10 +1106,10 @@ def ddpm_generate_many(
         fail("seed is null, expected an integer")
     # All are made before the first row goes out; as arrays they take little.
     yield from [
-        (seed, picture)
-        for batch, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
+        (flat[number], picture)
+        for first, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
         if last
-        for seed, picture in zip(batch, _finish_images(plpy, sample, model), strict=True)
+        for number, picture in enumerate(_finish_images(plpy, sample, model), first)
     ]
 
 
@@ -1134,62 +1168,78 @@ def _prompt_inputs(told: tuple[np.ndarray, np.ndarray | None], settings: Any) ->
     return inputs
 
 
-def _text_samples(
-    plpy: Any, prompts: list[str | None], seeds: list[int | None], arguments: TextArguments
-) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
-    """-> place of the first of a batch, the step, whether it is the last, samples and guesses of the finished ones."""
-    if None in seeds:
-        fail("seed is null, expected an integer")
-    tell = session.begin(plpy)
-    progress, between = session.progress_of(plpy, tell), functools.partial(session.cancel_point, plpy)
-    model = arguments.model
-    settings = []
-    for prompt in prompts:
-        values = [
-            prompt, model, arguments.negative_prompt, arguments.guidance_scale, arguments.height, arguments.width,
-            arguments.guidance_rescale, arguments.clip_skip,
-        ]  # fmt: skip
-        [row] = session.query(plpy, _TEXT_SETTINGS, _TEXT_TYPES, values)
-        settings.append(row)
-    assert model is not None and arguments.guidance_rescale is not None  # text_to_image_settings refuses them
-    session.query(plpy, "select sql_diffusion.check_model($1)", ["text"], [model])
-    if not prompts:
-        return
-    [row] = session.query(plpy, _SCHEDULER, ["text"], [model])
-    schedule = _generation_schedule(
-        plpy, row["settings"], model, arguments.num_inference_steps, json.dumps(arguments.timesteps),
-        arguments.scheduler, arguments.eta,
-    )  # fmt: skip
-    first = settings[0]  # all but the prompt is the same
-    skipped = first["layers_skipped"]
-    positive = [_prompt_inputs(_encode_prompt(plpy, prompt or "", model, first, skipped), first) for prompt in prompts]
+def _text_settings(plpy: Any, prompt: str | None, arguments: TextArguments) -> Any:
+    """The row of sql_diffusion.text_to_image_settings."""
+    values = [
+        prompt, arguments.model, arguments.negative_prompt, arguments.guidance_scale, arguments.height, arguments.width,
+        arguments.guidance_rescale, arguments.clip_skip,
+    ]  # fmt: skip
+    return session.query(plpy, _TEXT_SETTINGS, _TEXT_TYPES, values)[0]
+
+
+def _conditions(
+    plpy: Any, prompts: list[str], model: str, settings: Any, guidance_rescale: float, label: int | None = None
+) -> Callable[[slice], pipeline.Condition]:
+    """What makes the condition of some of the prompts, as sql_diffusion.prompt_conditions; label is the number of a
+    class that goes with all of them."""
+
+    def inputs(prompt: str, skipped: int) -> dict[str, np.ndarray]:
+        told = _prompt_inputs(_encode_prompt(plpy, prompt, model, settings, skipped), settings)
+        return told if label is None else {**told, "class_labels": np.array([[label]], np.float32)}
+
+    positive = [inputs(prompt, settings["layers_skipped"]) for prompt in prompts]
     negative = None
-    if first["guided"]:
-        if first["negative_prompt"] is None:
+    if settings["guided"]:
+        if settings["negative_prompt"] is None:
             negative = {name: np.zeros_like(value) for name, value in positive[0].items()}
             negative["time_ids"] = positive[0]["time_ids"]
         else:
-            own = 0 if first["final_norm"] else 1  # clip_skip is not for the negative prompt, in diffusers neither
-            negative = _prompt_inputs(_encode_prompt(plpy, first["negative_prompt"], model, first, own), first)
-    unet = parameters.get_model(plpy, model, "unet", between).network
-    shape = list(first["latent_shape"])
-    many = _pictures_at_once(shape)
-    for begin in range(0, len(prompts), many):
-        batch = [seed for seed in seeds[begin : begin + many] if seed is not None]
-        told = {name: np.concatenate([each[name] for each in positive[begin : begin + many]]) for name in positive[0]}
+            # clip_skip is not for the negative prompt, in diffusers neither
+            negative = inputs(settings["negative_prompt"], 0 if settings["final_norm"] else 1)
+
+    def condition(batch: slice) -> pipeline.Condition:
+        chosen = positive[batch]
+        told = {name: np.concatenate([each[name] for each in chosen]) for name in positive[0]}
         untold = None
         if negative is not None:
-            untold = {name: np.repeat(value, len(batch), axis=0) for name, value in negative.items()}
-        condition = pipeline.Condition(told, untold, first["guidance_scale"], arguments.guidance_rescale)
-        which = "" if len(prompts) == 1 else f", pictures {begin + 1} to {begin + len(batch)} of {len(prompts)}"
+            untold = {name: np.repeat(value, len(chosen), axis=0) for name, value in negative.items()}
+        return pipeline.Condition(told, untold, settings["guidance_scale"], guidance_rescale)
 
-        def tick(step: schedulers.ScheduleStep, which: str = which) -> None:
-            session.cancel_point(plpy)
-            progress(f"step {step.step} of {len(schedule)}{which}")
+    return condition
 
-        for step, sample, original in pipeline.sample_steps(unet, schedule, batch, shape, tick, condition):
-            yield begin, step, step.step == len(schedule), sample, original
-    session.give_memory_back()
+
+def _text_samples(
+    plpy: Any, prompts: list[str | None], seeds: list[int | None], arguments: TextArguments
+) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """Pictures of prompts, as _batches gives them."""
+    given = [seed for seed in seeds if seed is not None]
+    if len(given) < len(seeds):
+        fail("seed is null, expected an integer")
+    session.begin(plpy)
+    model = arguments.model
+    settings = [_text_settings(plpy, prompt, arguments) for prompt in prompts]
+    assert model is not None and arguments.guidance_rescale is not None  # text_to_image_settings refuses them
+    session.query(
+        plpy, "select sql_diffusion.check_model($1), sql_diffusion.check_begins_with_noise($1)", ["text"], [model]
+    )
+    if not prompts:
+        return
+    schedule = _generation_schedule(
+        plpy, model, arguments.num_inference_steps, arguments.timesteps, arguments.scheduler, arguments.eta
+    )
+    first = settings[0]  # all but the prompt is the same
+    condition = _conditions(plpy, [prompt or "" for prompt in prompts], model, first, arguments.guidance_rescale)
+    unet = parameters.get_model(plpy, model, "unet", functools.partial(session.cancel_point, plpy)).network
+    shape = list(first["latent_shape"])
+    yield from _batches(
+        plpy,
+        unet,
+        schedule,
+        given,
+        shape,
+        lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0]),
+        condition,
+    )
 
 
 @boundary
@@ -1215,6 +1265,117 @@ def text_to_image_many(plpy: Any, prompts: Any, seeds: Any, *arguments: Any) -> 
         if last:
             for number, picture in enumerate(_finish_images(plpy, sample, arguments[0]), begin):
                 yield prompts[number], seeds[number], picture
+    session.give_memory_back()
+
+
+class RedrawArguments(NamedTuple):
+    """The arguments of redraw behind prompts and seeds, in their order."""
+
+    model: str | None
+    strength: float | None
+    noise_level: int | None
+    negative_prompt: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    scheduler: str | None
+    timesteps: Any
+    eta: float | None
+    guidance_rescale: float | None
+    clip_skip: int | None
+
+
+_REDRAW_SETTINGS = "select (s).* from sql_diffusion.redraw_settings($1, $2, $3, $4, $5, $6, $7) s"
+_REDRAW_TYPES = ["text", "int[]", "int[]", "text", "real", "real", "int"]
+_WITHOUT_PROMPT = "select sql_diffusion.check_without_prompt($1, $2, $3, $4, $5, $6)"
+_WITHOUT_TYPES = ["text", "text", "text", "real", "real", "int"]
+
+
+def _redraw_images(task: str, image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image and mask, checked as sql_diffusion.check_redraw does."""
+    picture, white = _image(image, f"{task}: image"), None
+    if task == "inpaint":
+        white = _image(mask, "inpaint: mask")
+    elif mask is not None:
+        fail(f"mask is given, but {task} does not use it")
+    for name, array in (("image", picture), ("mask", white)):
+        if array is not None and not ((array >= 0) & (array <= 1)).all():
+            fail(f"{task}: {name} has a value that is not from 0 to 1")
+    return picture, white
+
+
+def _redraw_samples(
+    plpy: Any,
+    task: str,
+    image: Any,
+    mask: Any,
+    prompts: list[str | None],
+    seeds: list[int | None],
+    given: RedrawArguments,
+) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
+    """Pictures that begin with a picture, as _batches gives them."""
+    if not prompts:
+        return
+    numbers = [seed for seed in seeds if seed is not None]
+    if len(numbers) < len(seeds):
+        fail("seed is null, expected an integer")
+    session.begin(plpy)
+    session.query(plpy, "select sql_diffusion.check_task($1)", ["text"], [task])
+    picture, white = _redraw_images(task, image, mask)
+    model, between = given.model, functools.partial(session.cancel_point, plpy)
+    session.query(plpy, "select sql_diffusion.check_model($1)", ["text"], [model])
+    assert model is not None  # which check_model refuses
+    shapes = [list(picture.shape), None if white is None else list(white.shape)]
+    values = [task, *shapes, model, given.strength, given.guidance_scale, given.noise_level]
+    [settings] = session.query(plpy, _REDRAW_SETTINGS, _REDRAW_TYPES, values)
+    told = None
+    for prompt in prompts:
+        if settings["takes_prompt"]:
+            text = TextArguments(
+                model, given.negative_prompt, None, settings["guidance_scale"], settings["height"], settings["width"],
+                None, None, None, given.guidance_rescale, given.clip_skip,
+            )  # fmt: skip
+            told = _text_settings(plpy, "" if prompt is None and task == "upscale" else prompt, text)
+        else:
+            rest = [given.negative_prompt, given.guidance_scale, given.guidance_rescale, given.clip_skip]
+            session.query(plpy, _WITHOUT_PROMPT, _WITHOUT_TYPES, [model, prompt, *rest])
+    schedule = _generation_schedule(
+        plpy, model, given.num_inference_steps, given.timesteps, given.scheduler, given.eta, settings["strength"]
+    )
+
+    def condition(batch: slice) -> pipeline.Condition:
+        return pipeline.NOTHING
+
+    if told is not None and given.guidance_rescale is not None:
+        texts, label = [prompt or "" for prompt in prompts], settings["noise_level"]
+        condition = _conditions(plpy, texts, model, told, given.guidance_rescale, label)
+
+    def encode(picture: np.ndarray) -> np.ndarray:
+        autoencoder = parameters.get_model(plpy, model, settings["autoencoder"], between).network
+        return network.run(autoencoder, {"image": picture[None]}, between)["sample"][0]
+
+    begin = redrawing.beginning_of(picture, white, settings, encode)
+    unet = parameters.get_model(plpy, model, "unet", between).network
+    shape = list(settings["latent_shape"])
+    yield from _batches(plpy, unet, schedule, numbers, shape, lambda batch: begin(batch, schedule[0]), condition)
+
+
+@boundary
+def redraw_steps(
+    plpy: Any, task: str, image: Any, mask: Any, prompt: str | None, seed: int | None, *arguments: Any
+) -> Iterator[Any]:
+    given = RedrawArguments(*arguments)
+    for _, step, _, sample, original in _redraw_samples(plpy, task, image, mask, [prompt], [seed], given):
+        yield step.step, step.timestep, sample[0], original[0]
+
+
+@boundary
+def redraw(plpy: Any, task: str, picture: Any, mask: Any, prompts: Any, seeds: Any, *arguments: Any) -> Iterator[Any]:
+    session.query(plpy, "select sql_diffusion.check_prompts($1, $2)", ["text[]", "bigint[]"], [prompts, seeds])
+    given = RedrawArguments(*arguments)
+    for begin, _, last, sample, _ in _redraw_samples(plpy, task, picture, mask, prompts, seeds, given):
+        if last:
+            for number, made in enumerate(_finish_images(plpy, sample, given.model), begin):
+                yield prompts[number], seeds[number], made
     session.give_memory_back()
 
 

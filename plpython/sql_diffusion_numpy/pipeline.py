@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from . import random
 from .layers.modules import Network
 from .network import run
-from .schedulers import ScheduleStep, scaled, scheduler_step
+from .schedulers import ScheduleStep, add_noise, scaled, scheduler_step
 
 
 def denormalize(sample: np.ndarray) -> np.ndarray:
@@ -42,6 +43,18 @@ def sample_latent(moments: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """A latent from a distribution, the means and after them the logarithms of the variances, with normal noise."""
     mean, variance = np.split(moments.astype(np.float64), 2, axis=-3)
     return (mean + np.exp(np.clip(variance, -30, 20) / 2) * noise).astype(np.float32)
+
+
+def binary_mask(mask: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """(channels, height, width), and its grey levels -> (1, height, width): 1 where it is white, 0 elsewhere.
+
+    The grey of colours is Pillow's, in 65536ths of levels; alpha counts for nothing.
+    """
+    if len(mask) > 2:
+        white = np.tensordot(np.array([19595, 38470, 7471]), levels[:3].astype(np.int64), 1)[None] >= 8355840
+    else:
+        white = mask[:1] >= 0.5
+    return white.astype(np.float32)
 
 
 class Condition(NamedTuple):
@@ -84,31 +97,60 @@ def predict(
     return guidance(output, condition.guidance_scale, condition.guidance_rescale)
 
 
+class Streams:
+    """The noise of several pictures, each from its own stream, in the order of diffusers."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.generators = [random.manual_seed(seed) for seed in seeds]
+
+    def draw(self, shape: Sequence[int]) -> np.ndarray:
+        """(batch, *shape)"""
+        noise = np.empty((len(self.generators), *shape), np.float32)
+        for number, generator in enumerate(self.generators):
+            noise[number], self.generators[number] = random.randn(generator, list(shape))
+        return noise
+
+
+class Beginning(NamedTuple):
+    """How the steps of a schedule begin; of what comes after streams, None for what there is not."""
+
+    sample: np.ndarray  # (batch, channels, height, width), the first one
+    streams: Streams
+    shown: np.ndarray | None = None  # (batch, channels, height, width), what the U-Net sees beside the sample
+    scales_shown: bool = False  # by input_scale, as the sample
+    original: np.ndarray | None = None  # (batch, channels, height, width), put back, with noise, where the mask is 0
+    noise: np.ndarray | None = None
+    mask: np.ndarray | None = None  # (1, height, width)
+
+
+def begin_with_noise(seeds: list[int], shape: Sequence[int], step: ScheduleStep) -> Beginning:
+    streams = Streams(seeds)
+    return Beginning(scaled(streams.draw(shape), step.initial_noise), streams)
+
+
 def sample_steps(
     network: Network,
     schedule: list[ScheduleStep],
-    seeds: list[int],
-    shape: list[int],
+    beginning: Beginning,
     between: Callable[[ScheduleStep], None],
     condition: Condition = NOTHING,
 ) -> Iterator[tuple[ScheduleStep, np.ndarray, np.ndarray]]:
-    """Sampling, a step at a time, of one picture a seed: -> step, samples and guesses of the finished ones.
+    """Sampling, a step at a time: -> step, samples and guesses of the finished ones.
 
-    Both are (batch, channels, height, width). Each seed's noise comes from its own stream, in the order of diffusers.
-    between is called after each layer.
+    Both are (batch, channels, height, width). between is called after each layer.
     """
-    generators = [random.manual_seed(seed) for seed in seeds]
-
-    def draw() -> np.ndarray:
-        noise = np.empty((len(seeds), *shape), np.float32)
-        for number, generator in enumerate(generators):
-            noise[number], generators[number] = random.randn(generator, shape)
-        return noise
-
-    sample, memory = scaled(draw(), schedule[0].initial_noise), None
-    for step in schedule:
+    sample, memory = beginning.sample, None
+    for step, following in itertools.zip_longest(schedule, schedule[1:]):
         shown = scaled(sample, step.input_scale)
+        if beginning.shown is not None:
+            beside = scaled(beginning.shown, step.input_scale) if beginning.scales_shown else beginning.shown
+            shown = np.concatenate([shown, beside], axis=1)
         model_output = predict(network, shown, step.timestep, condition, functools.partial(between, step))
-        noise = draw() if step.draws_noise else None
+        noise = beginning.streams.draw(sample.shape[1:]) if step.draws_noise else None
         sample, original, memory = scheduler_step(model_output, sample, noise, step, memory)
+        if beginning.mask is not None and beginning.original is not None and beginning.noise is not None:
+            kept = beginning.original
+            if following is not None:
+                kept = add_noise(kept, beginning.noise, following)
+            sample = (1 - beginning.mask) * kept + beginning.mask * sample
         yield step, sample, original

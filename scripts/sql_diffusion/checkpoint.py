@@ -37,6 +37,7 @@ PIPELINES: dict[str, Networks] = {
     "DDPMPipeline": PIXELS,
     "DDIMPipeline": PIXELS,
     "LDMPipeline": {"vqvae": ("VQModel", "AutoencoderKL"), "unet": (NETWORK,)},
+    "LDMSuperResolutionPipeline": {"vqvae": ("VQModel", "AutoencoderKL"), "unet": (NETWORK,)},
     "StableDiffusionPipeline": LATENTS,
     "StableDiffusionImg2ImgPipeline": LATENTS,
     "StableDiffusionInpaintPipeline": LATENTS,
@@ -48,9 +49,10 @@ PIPELINES: dict[str, Networks] = {
     "LatentConsistencyModelImg2ImgPipeline": LATENTS,
 }
 # Parts of a pipeline that make no pictures: the filter of finished ones, and what prepares pictures for it.
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-# What model_index.json says of how prompts are read.
-INDEX_SETTINGS = ("force_zeros_for_empty_prompt",)
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+# What model_index.json says of how prompts are read, and of the noise over a picture that is made larger.
+INDEX_SETTINGS = ("force_zeros_for_empty_prompt", "max_noise_level")
+LOW_RES = "low_res_scheduler"  # the schedule of that noise
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 DEFAULTS = {"scheduler", "num_inference_steps", "timesteps", "guidance_scale"}
@@ -269,6 +271,13 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
             "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
         )
     defaults = {**{name: index[name] for name in INDEX_SETTINGS if name in index}, **defaults}
+    if LOW_RES in parts:
+        if f"{LOW_RES}/scheduler_config.json" not in source.names:
+            raise Problem(
+                f"{source.label} is not whole: {LOW_RES}/scheduler_config.json is missing",
+                "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
+            )
+        defaults[LOW_RES] = read(f"{LOW_RES}/scheduler_config.json")
     return Checkpoint(source, pipeline, scheduler, components, defaults, notes, tokenizers)
 
 

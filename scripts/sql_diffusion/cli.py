@@ -252,6 +252,8 @@ def remove(model: Model, dsn: Dsn = "") -> None:
         "sql-diffusion generate --seed 42 --animate butterfly.gif --scale 4",
         "sql-diffusion generate --seed 42 --ansi",
         "sql-diffusion generate --prompt 'a lighthouse at night' --negative rain --size 512x768 --model stable-diffusion-v1-4",
+        "sql-diffusion generate --image lighthouse.png --prompt 'the same by day' --strength 0.6 --model stable-diffusion-v1-4",
+        "sql-diffusion generate --image lighthouse.png --mask sky.png --prompt clouds --model stable-diffusion-inpainting",
     )
 )
 def generate(
@@ -264,8 +266,24 @@ def generate(
     guidance_scale: Annotated[
         float | None, typer.Option("--guidance", help="How closely to follow the prompt; 1 for no guidance.")
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A picture to begin with, which is changed, or made larger by a model for that."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture that is white where the other is to be made anew.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far to go from that picture, above 0 and up to 1.")
+    ] = None,
+    noise_level: Annotated[
+        int | None, typer.Option(help="How much noise is laid over a picture that is made larger.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels: 512x768; the model's own by default.")
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="In pixels: 512x768; the model's own, or the picture's, by default."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Which model; the bundled one by default.")
@@ -311,15 +329,30 @@ def generate(
 ) -> None:
     """Generate pictures, and say in each PNG how it was made."""
     from . import pictures
-    from .generate import Settings, ansi_lines, description, draw, model_name, step_count
+    from .generate import (
+        Pictures,
+        Settings,
+        ansi_lines,
+        description,
+        draw,
+        is_grey,
+        model_name,
+        step_count,
+        task_of,
+        with_strength,
+    )
 
     pictures.check_output(output, pictures.STILL)
     pictures.check_output(animate, pictures.MOVING)
     list_of_timesteps = parse_timesteps(timesteps)
     width, height = parse_size(size)
     for option, value in (("--negative", negative_prompt), ("--guidance", guidance_scale), ("--size", size)):
-        if prompt is None and value is not None:
+        if prompt is None and value is not None and not (image is not None and option == "--size"):
             raise Problem(f"{option} goes with a prompt", "Give one: --prompt TEXT", errors.USAGE)
+    for option, given in (("--mask", mask), ("--strength", strength), ("--noise-level", noise_level)):
+        if image is None and given is not None:
+            raise Problem(f"{option} goes with a picture", "Give one: --image FILE", errors.USAGE)
+    wanted = None if image is None or width is None or height is None else (width, height)
     first = secrets.randbelow(2**32) if seed is None else seed
     seeds = range(first, first + count)
     if not (first >= -(2**63) and seeds[-1] < 2**63):
@@ -340,18 +373,26 @@ def generate(
             prompt,
             negative_prompt,
             guidance_scale,
-            height,
-            width,
+            *((height, width) if image is None else (None, None)),
+            strength,
+            noise_level,
         )
+        start = None
+        if image is not None:
+            begun = pictures.read_image(image, "L" if is_grey(connection, name) else "RGB", wanted)
+            white = None if mask is None else pictures.read_image(mask, "L", wanted)
+            start = Pictures(task_of(connection, name, white is not None), begun, white)
+            request = with_strength(connection, request, start)
         total = step_count(connection, request)
         keep = pictures.choose_frames(total) if animate else [total - 1]
         with step_progress() as progress:
             task = progress.add_task(f"Generating {name}", total=count * total)
             drawn = [
-                draw(connection, each, backend and backend.value, request, keep, lambda: progress.advance(task))
+                draw(connection, each, backend and backend.value, request, keep, lambda: progress.advance(task), start)
                 for each in seeds
             ]
         text = description(connection, request, drawn[-1].timesteps)
+        text |= {what: file.name for what, file in (("image", image), ("mask", mask)) if file is not None}
         shown = [line for each in drawn for line in ansi_lines(connection, each.samples[-1])] if ansi else []
 
     if shown:

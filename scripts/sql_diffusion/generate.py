@@ -1,4 +1,5 @@
-"""Generates pictures step by step, as ddpm_steps gives them or, of a prompt, text_to_image_steps."""
+"""Generates pictures step by step, as ddpm_steps gives them, of a prompt text_to_image_steps, or redraw_steps where they
+begin with a picture."""
 
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ class Drawn(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What ddpm_steps, or with a prompt text_to_image_steps, takes besides the seed; None leaves it to the model."""
+    """What the functions of steps take besides the seed, image and mask; None leaves it to the model."""
 
     model: str
     num_inference_steps: int | None = None
@@ -40,9 +41,20 @@ class Settings(NamedTuple):
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
+    strength: float | None = None
+    noise_level: int | None = None
 
 
-SCHEDULE = ("model", "num_inference_steps", "timesteps", "scheduler", "eta")
+class Pictures(NamedTuple):
+    """What a picture begins with."""
+
+    task: str  # image_to_image, inpaint or upscale
+    image: Float32Array  # (channels, height, width), 0..1
+    mask: Float32Array | None
+
+
+UPSCALING = ("StableDiffusionUpscalePipeline", "LDMSuperResolutionPipeline")
+SCHEDULE = ("model", "num_inference_steps", "timesteps", "scheduler", "eta", "strength")
 
 
 def model_name(connection: Connection, model: str | None) -> str:
@@ -53,6 +65,39 @@ def model_name(connection: Connection, model: str | None) -> str:
     return str(row[0])
 
 
+def task_of(connection: Connection, model: str, has_mask: bool) -> str:
+    """What a model does with a picture."""
+    row: Any = connection.execute("select pipeline from sql_diffusion.models where name = %s", [model]).fetchone()
+    if row is not None and row[0] in UPSCALING:
+        return "upscale"
+    return "inpaint" if has_mask else "image_to_image"
+
+
+def is_grey(connection: Connection, model: str) -> bool:
+    """Whether a model's pictures have one channel."""
+    row: Any = connection.execute(
+        """select 1 = coalesce((select p.in_channels
+                                from sql_diffusion.decoder(%(model)s) d, sql_diffusion.plan(%(model)s, d.component) p
+                                where p.operation = 'input' and p.key = 'image'),
+                               (sql_diffusion.network_config(sql_diffusion.component_config(%(model)s)) ->> 'out_channels')::int)""",
+        {"model": model},
+    ).fetchone()
+    return bool(row[0])
+
+
+def with_strength(connection: Connection, request: Settings, pictures: Pictures) -> Settings:
+    """The request with the strength that it comes to, where the task has one. The server refuses pictures that it cannot
+    take."""
+    if pictures.task == "upscale" and request.strength is None:
+        return request
+    shapes = [list(pictures.image.shape), None if pictures.mask is None else list(pictures.mask.shape)]
+    row: Any = connection.execute(
+        "select (sql_diffusion.redraw_settings(%s, %s::int[], %s::int[], %s, %s::real, %s::real, %s)).strength",
+        [pictures.task, *shapes, request.model, request.strength, request.guidance_scale, request.noise_level],
+    ).fetchone()
+    return request._replace(strength=row[0])
+
+
 def step_count(connection: Connection, request: Settings) -> int:
     """How many steps a picture takes. The server refuses settings that cannot be, before anything is generated."""
     query = sql.SQL("select count(*) from sql_diffusion.generation_schedule({})").format(arguments(request, SCHEDULE))
@@ -60,23 +105,34 @@ def step_count(connection: Connection, request: Settings) -> int:
     return int(row[0])
 
 
-def steps(connection: Connection, seed: int, backend: str | None, request: Settings) -> Generator[Step]:
+def steps(
+    connection: Connection, seed: int, backend: str | None, request: Settings, pictures: Pictures | None = None
+) -> Generator[Step]:
     """The steps of one picture, each as soon as the server has done it; the last one's sample is the picture."""
     # In the select list the function's rows come one by one; in FROM the server would gather them all first. For the
     # same reason the backend's own function is called, and not the verb that chooses between the two.
+    name = "ddpm_steps" if request.prompt is None else "text_to_image_steps"
+    rest: sql.Composable = arguments(request)
+    begun: sql.Composable = sql.SQL("")
+    values: list[Any] | None = None
+    if pictures is not None:
+        # What is left to a default has to be said where it stands before the seed. Literals are not to look like placeholders.
+        name, values = "redraw_steps", [pictures.image, pictures.mask]
+        prompt = sql.SQL("prompt => null, " if request.prompt is None else "")
+        begun = sql.SQL("task => {}, image => %b, mask => %b, {}").format(sql.Literal(pictures.task), prompt)
+        rest = sql.SQL(rest.as_string(connection).replace("%", "%%"))
     query = sql.SQL(
         "select (s.row).step, (s.row).timestep, (s.row).sample "
-        "from (select {function}(seed => {seed}, {rest}) as row) s"
+        "from (select {function}({begun}seed => {seed}, {rest}) as row) s"
     ).format(
-        function=function(
-            backend_schema(connection, backend), "ddpm_steps" if request.prompt is None else "text_to_image_steps"
-        ),
+        function=function(backend_schema(connection, backend), name),
+        begun=begun,
         seed=sql.Literal(seed),
-        rest=arguments(request),
+        rest=rest,
     )
     with connection.transaction(), connection.cursor("steps") as cursor:
         cursor.itersize = 1
-        cursor.execute(query, binary=True)
+        cursor.execute(query, values, binary=True)
         for row in cursor:
             yield Step(*row)
 
@@ -88,10 +144,11 @@ def draw(
     request: Settings,
     keep: list[int],
     advance: Callable[[], None],
+    pictures: Pictures | None = None,
 ) -> Drawn:
     """Draws one picture; of its steps, numbered from 0, those to keep are kept. advance is told of each."""
     drawn = Drawn([], [])
-    for number, step in enumerate(steps(connection, seed, backend, request)):
+    for number, step in enumerate(steps(connection, seed, backend, request, pictures)):
         drawn.timesteps.append(step.timestep)
         if number in keep:
             drawn.samples.append(step.sample)
@@ -139,6 +196,8 @@ def description(connection: Connection, request: Settings, timesteps: list[float
         "guidance_scale": None if request.guidance_scale is None else f"{request.guidance_scale:g}",
         "height": None if request.height is None else str(request.height),
         "width": None if request.width is None else str(request.width),
+        "strength": None if request.strength is None else f"{request.strength:g}",
+        "noise_level": None if request.noise_level is None else str(request.noise_level),
     }
     return {key: value for key, value in text.items() if value is not None}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from .errors import USAGE, Problem
 from .tensors import Float32Array
@@ -32,6 +32,21 @@ def to_image(sample: Float32Array, scale: int = 1) -> Image.Image:
         )
     image = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     return image.resize((width * scale, height * scale), Image.Resampling.NEAREST) if scale != 1 else image
+
+
+def read_image(path: Path, mode: str, size: tuple[int, int] | None) -> Float32Array:
+    """A picture file as (channels, height, width), 0..1: in grey (L) or in colours (RGB), of this width and height."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert(mode)
+    except OSError as error:
+        raise Problem(
+            f"{path} cannot be read as a picture: {error.strerror or error}", "Give a PNG or JPEG.", USAGE
+        ) from error
+    if size is not None:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    pixels = np.asarray(image, np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 def save_png(image: Image.Image, path: Path, text: dict[str, str]) -> None:
