@@ -149,7 +149,7 @@ build/web/index.html: build/sql_diffusion.tar.gz web/node_modules/.package-lock.
 	node web/build.js build/web $< README.md
 
 web/node_modules/.package-lock.json: web/package-lock.json
-	cd web && npm ci --ignore-scripts --silent
+	cd web && npm ci --ignore-scripts --no-progress --loglevel=error
 	touch $@
 
 # the extension as PGlite takes it

@@ -74,7 +74,7 @@ const put = async (name, ending, content) => {
   return file;
 };
 
-const worker = await put("worker", "js", await script("worker"));
+const worker = await put("worker", "js", await script("worker", { ASSETS: JSON.stringify(assets) }));
 const page = await put("page", "js", await script("page", {
   ASSETS: JSON.stringify(assets),
   WORKER: JSON.stringify(worker),

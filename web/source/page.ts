@@ -8,7 +8,10 @@ import * as query from "./query";
 
 byId("fact-bytes").textContent = megabytes(Object.values(ASSETS).reduce((sum, asset) => sum + asset.bytes, 0));
 byId("fact-version").textContent = `PGlite ${PGLITE_VERSION}, PostgreSQL compiled to WebAssembly`;
-database.addEventListener("kept", (event) => (byId("fact-kept").textContent = `It takes ${megabytes((event as CustomEvent<number>).detail)}.`));
+database.addEventListener("kept", (event) => {
+  const { detail } = event as CustomEvent<number>;
+  byId("fact-kept").textContent = detail ? `It takes ${megabytes(detail)}.` : "This browser has no room for it, so it ends with the visit.";
+});
 
 const reset = byId<HTMLButtonElement>("reset");
 reset.addEventListener("click", () => confirm("Remove the database that is kept here, with every table that you made?") && void database.reset());

@@ -175,13 +175,16 @@ export async function paint(): Promise<void> {
         if (taken.length < total) tick(total);
       },
     });
-    rest();
+    clearInterval(ticking);
+    [progress.max, progress.value] = [1, 1];
     const sum = taken.reduce((all, step) => all + step.seconds, 0);
     status.textContent = `Done: ${taken.length} steps in ${seconds(sum)}, ${seconds(sum / taken.length)} a step`;
     announce(`Done: seed ${seed} is painted, in ${seconds((performance.now() - before) / 1000)}`);
     canvas.setAttribute("aria-label", `A butterfly, seed ${seed}`);
   } catch (error) {
     rest();
+    // PostgreSQL is made anew meanwhile, and says so
+    if (error instanceof Stopped) await database.start().catch(() => undefined);
     status.textContent = error instanceof Stopped ? `Stopped after ${taken.length} steps` : (error as Error).message;
     status.className = error instanceof Stopped ? "" : "error";
     announce(status.textContent);

@@ -96,8 +96,10 @@ async function keepChanges(): Promise<void> {
     const file = await database.dumpDataDir("none");
     await keep(file);
     tell({ kind: "kept", bytes: file.size });
-  } catch {
+  } catch (error) {
     // a browser that keeps nothing, or has no room: the next visit starts from the server's
+    if (!(error instanceof DOMException)) throw error;
+    tell({ kind: "kept", bytes: 0 });
   }
 }
 
@@ -140,9 +142,10 @@ addEventListener("message", ({ data }: MessageEvent<Ask>) => {
     try {
       const value = await answer(data);
       tell({ id: data.id, kind: "done", value, memory: database.Module.HEAPU8.byteLength });
-      if (data.kind === "start" || (data.kind === "query" && !data.own)) await keepChanges();
     } catch (error) {
       tell({ id: data.id, kind: "failed", problem: problem(error) });
+      return;
     }
+    if (data.kind === "start" || (data.kind === "query" && !data.own)) await keepChanges();
   });
 });
