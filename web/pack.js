@@ -26,6 +26,11 @@ export async function packedDatabase(bundle) {
 
   await database.exec("create extension sql_diffusion");
   await database.exec("truncate sql_diffusion.packed_kernels");
+  // Nothing of this file system outlives an end of PostgreSQL, and what is kept is a copy: so no pages are logged whole, and no
+  // log is laid by.
+  for (const setting of ["full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'", "jit = off"]) {
+    await database.exec(`alter system set ${setting}`);
+  }
   // There is one connection, and no other database to make or to go to.
   for (const template of ["template0", "template1"]) {
     await database.exec(`update pg_database set datistemplate = false, datallowconn = true where datname = '${template}'`);

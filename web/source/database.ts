@@ -67,6 +67,21 @@ class Database extends EventTarget {
   async #start(): Promise<void> {
     this.#enter("loading");
     const own = await kept().catch(() => undefined);
+    try {
+      await this.#boot(own);
+    } catch (error) {
+      // what was kept is of no use: better the database of the first visit than none
+      if (!own || !(error instanceof Refused)) throw error;
+      this.#end();
+      await this.#boot(undefined);
+    }
+    this.#enter("ready");
+    const { introduce } = this;
+    this.introduce = undefined;
+    await introduce?.();
+  }
+
+  async #boot(own: Blob | undefined): Promise<void> {
     const names: Asset[] = ["postgres.wasm", "share.data", "database.tar"];
     const total = await missing(own ? names.slice(0, 2) : names);
     let loaded = 0;
@@ -90,10 +105,6 @@ class Database extends EventTarget {
     worker.addEventListener("error", (event) => this.#job?.reject(new Error(event.message || "The worker has failed")));
     const start: Start = { module: wasm, share, database, fresh: !own };
     await this.#send({ kind: "start", start }, {}).finally(() => URL.revokeObjectURL(script));
-    this.#enter("ready");
-    const { introduce } = this;
-    this.introduce = undefined;
-    await introduce?.();
   }
 
   #hear(tell: Tell): void {

@@ -28,6 +28,16 @@ export function show(image: ImageData, label: string, canvas = make("canvas")): 
   return canvas;
 }
 
+/** Whether a button does something; one that does not keeps the focus, as one that is disabled would not. */
+export function enable(button: Element, does: boolean): void {
+  button.setAttribute("aria-disabled", String(!does));
+}
+
+/** What a screen reader says. */
+export function announce(text: string): void {
+  byId("announce").textContent = text;
+}
+
 /** As PostgreSQL writes a text. */
 export const literal = (text: string) => `'${text.replaceAll("'", "''")}'`;
 

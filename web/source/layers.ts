@@ -2,7 +2,7 @@
 
 import { database, Stopped } from "./database";
 import { highlighted } from "./editor";
-import { byId, make, seconds, show } from "./elements";
+import { announce, byId, enable, make, seconds, show } from "./elements";
 import type { Tensor } from "./messages";
 import { before } from "./paint";
 import { planes } from "./query";
@@ -41,7 +41,7 @@ async function list(): Promise<void> {
     const button = make("button", { type: "button", click: () => void choose(row) }, row.operation);
     button.setAttribute("aria-label", `Step ${row.step}, ${row.operation} ${row.key}`);
     const line = make("tr", { click: (event) => event.target instanceof HTMLButtonElement || void choose(row) },
-      make("td", { class: "number" }, String(row.step)), make("td", { class: `level-${row.level ?? "none"}` }, button), make("td", { class: "key" }, row.key),
+      make("td", { class: "number" }, String(row.step)), make("td", { class: `level-${row.level ?? "none"}` }, button, make("span", { class: "key" }, row.key)),
       make("td", { class: "number" }, row.from === row.to ? String(row.to) : `${row.from} → ${row.to}`), make("td", { class: "thumb" }));
     return line;
   }));
@@ -94,6 +94,7 @@ async function choose(row: Row): Promise<void> {
 }
 
 async function run(): Promise<void> {
+  if (database.state === "busy" || database.state === "loading") return;
   const began = performance.now();
   const ticking = setInterval(() => (status.textContent = `${database.state === "loading" ? "Starting" : "Running"}, ${seconds((performance.now() - began) / 1000)}`), 250);
   try {
@@ -122,14 +123,14 @@ async function run(): Promise<void> {
     status.textContent = error instanceof Stopped ? "Stopped" : (error as Error).message;
   } finally {
     clearInterval(ticking);
+    announce(status.textContent);
   }
 }
 
 export function prepare(): void {
-  pass.disabled = false;
   pass.addEventListener("click", () => void run());
   database.addEventListener("state", () => {
-    pass.disabled = database.state === "busy" || database.state === "loading";
+    enable(pass, database.state === "absent" || database.state === "ready");
   });
 }
 

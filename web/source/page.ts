@@ -1,6 +1,6 @@
 import { megabytes } from "./assets";
 import { database } from "./database";
-import { byId } from "./elements";
+import { byId, enable } from "./elements";
 import * as layers from "./layers";
 import "./log";
 import * as painting from "./paint";
@@ -13,11 +13,11 @@ database.addEventListener("kept", (event) => {
   byId("fact-kept").textContent = detail ? `It takes ${megabytes(detail)}.` : "This browser has no room for it, so it ends with the visit.";
 });
 
-const reset = byId<HTMLButtonElement>("reset");
-reset.addEventListener("click", () => confirm("Remove the database that is kept here, with every table that you made?") && void database.reset());
+const reset = byId("reset");
+reset.addEventListener("click", () => database.state === "ready" && confirm("Remove the database that is kept here, with every table that you made?") && void database.reset());
 
 database.addEventListener("state", () => {
-  reset.disabled = database.state !== "ready";
+  enable(reset, database.state === "ready");
   if (database.memory) byId("fact-memory").textContent = `${megabytes(database.memory)} of WebAssembly`;
 });
 

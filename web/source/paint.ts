@@ -2,7 +2,7 @@
 
 import { megabytes } from "./assets";
 import { database, Stopped } from "./database";
-import { byId, literal, make, save, seconds, show } from "./elements";
+import { announce, byId, enable, literal, make, save, seconds, show } from "./elements";
 import type { Step, Tensor } from "./messages";
 import { picture } from "./tensor";
 
@@ -16,7 +16,6 @@ const go = byId<HTMLButtonElement>("go");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const field = (name: string) => settings.elements.namedItem(name) as HTMLInputElement;
-const announce = (text: string) => (byId("announce").textContent = text);
 
 let seed = "4";
 let taken: Step[] = [];
@@ -30,7 +29,8 @@ export function before(): { sample: Tensor; timestep: number; name: string } | u
   return { sample: earlier?.sample ?? step.sample, timestep: step.timestep, name: earlier ? `seed ${seed}, after step ${earlier.step}` : `seed ${seed}, step ${step.step}` };
 }
 
-const shown = (step: Step) => picture(settings.elements.namedItem("view") && (settings.elements.namedItem("view") as RadioNodeList).value === "guess" ? step.guess : step.sample, -1, 1);
+const guesses = () => (settings.elements.namedItem("view") as RadioNodeList).value === "guess";
+const shown = (step: Step) => picture(guesses() ? step.guess : step.sample, -1, 1);
 
 // One picture becomes the next within half a second, where motion is welcome.
 let last: ImageData | undefined;
@@ -61,6 +61,10 @@ function choose(at: number): void {
   chosen = at;
   [...strip.querySelectorAll("button")].forEach((button, place) => button.setAttribute("aria-pressed", String(place === at)));
   draw(shown(step), `Seed ${seed}, step ${step.step}`);
+  // What the network takes for the end lies beside the sample, until the sample is that itself.
+  const inset = byId("guess");
+  inset.hidden = guesses() || step.step === strip.childElementCount;
+  show(picture(step.guess, -1, 1), `What the network takes for the end, at step ${step.step}`, inset.querySelector("canvas")!);
   caption.textContent = `Seed ${seed}, step ${step.step} of ${strip.childElementCount}, timestep ${step.timestep}`;
 }
 
@@ -196,7 +200,7 @@ export async function samplers(): Promise<void> {
   const select = byId<HTMLSelectElement>("sampler");
   const value = select.value;
   const { rows } = await database.ask("select name\nfrom sql_diffusion.schedulers()");
-  select.replaceChildren(new Option("the model’s", ""), ...rows.map(([name]) => new Option(String(name), String(name))));
+  select.replaceChildren(new Option("its own", ""), ...rows.map(([name]) => new Option(String(name), String(name))));
   select.value = value;
   const prompted = await database.ask("select exists (select from sql_diffusion.components where component = 'text_encoder')");
   byId("prompt-field").hidden = prompted.rows[0]![0] !== "t";
@@ -219,6 +223,7 @@ export async function prepare(): Promise<void> {
   byId("dice").addEventListener("click", () => (field("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]! % 100_000)));
   for (const button of document.querySelectorAll<HTMLButtonElement>(".gallery button")) {
     button.addEventListener("click", () => {
+      if (button.ariaDisabled === "true") return;
       field("seed").value = button.dataset.seed!;
       field("steps").value = field("sampler").value = "";
       void paint();
@@ -258,9 +263,8 @@ export async function prepare(): Promise<void> {
   });
   database.addEventListener("state", () => {
     const { state } = database;
-    go.disabled = state === "busy" || state === "loading";
-    byId<HTMLButtonElement>("stop").disabled = state !== "busy";
-    for (const button of document.querySelectorAll<HTMLButtonElement>(".gallery button")) button.disabled = go.disabled;
+    for (const button of [go, ...document.querySelectorAll(".gallery button")]) enable(button, state === "absent" || state === "ready");
+    enable(byId("stop"), state === "busy");
     if (state === "ready") {
       go.textContent = "Paint";
       if (!progress.hasAttribute("value")) rest();

@@ -2,7 +2,7 @@
 
 import { database, Refused, Stopped } from "./database";
 import { editor, replace } from "./editor";
-import { byId, make, seconds, show } from "./elements";
+import { announce, byId, enable, make, seconds, show } from "./elements";
 import type { Cell, Result, Tensor } from "./messages";
 import { heat, picture, statistics } from "./tensor";
 
@@ -72,7 +72,7 @@ function problem(error: Refused): Node {
   const lines: Node[] = [make("p", {}, make("b", {}, message), code ? make("code", {}, ` ${code}`) : "")];
   if (detail) lines.push(make("p", {}, detail));
   if (hint) lines.push(make("p", {}, hint));
-  return make("div", { class: "error", role: "alert" }, ...lines);
+  return make("div", { class: "error" }, ...lines);
 }
 
 export function prepare(): void {
@@ -83,7 +83,7 @@ export function prepare(): void {
     const began = performance.now();
     const gone = () => seconds((performance.now() - began) / 1000);
     let told = "";
-    status.textContent = "Running";
+    announce((status.textContent = "Running"));
     const ticking = setInterval(() => (status.textContent = `${database.state === "loading" ? "Starting" : "Running"}, ${gone()}${told && ` · ${told}`}`), 500);
     try {
       await database.start();
@@ -95,6 +95,7 @@ export function prepare(): void {
       status.textContent = error instanceof Stopped ? "Stopped: what the query did is undone" : error instanceof Refused ? "Refused" : (error as Error).message;
     } finally {
       clearInterval(ticking);
+      announce(status.textContent);
     }
   }
 
@@ -104,11 +105,10 @@ export function prepare(): void {
       view.focus();
     } }, title));
   }
-  run.disabled = false;
   run.addEventListener("click", () => void execute());
   byId("stop-query").addEventListener("click", () => void database.stop());
   database.addEventListener("state", () => {
-    run.disabled = database.state === "busy" || database.state === "loading";
-    byId<HTMLButtonElement>("stop-query").disabled = database.state !== "busy";
+    enable(run, database.state === "absent" || database.state === "ready");
+    enable(byId("stop-query"), database.state === "busy");
   });
 }
