@@ -2,6 +2,7 @@
 # make install    installs them into the PostgreSQL that pg_config names
 # make installcheck   runs the SQL regression tests against a running server
 # make demo       from a bare Debian or Ubuntu to a butterfly in the terminal
+# make web        the page that paints in the browser, as static files in build/web; takes node and npm
 # make dist       the zip that PGXN takes
 # make test-versions   the tests on other versions of PostgreSQL, as root on Debian
 # make test-upgrade    pg_upgrade from PostgreSQL 15 to 17, as root on Debian 12
@@ -138,6 +139,26 @@ reference: install
 .PHONY: bench-sql-layers bench-unet-sql
 bench-sql-layers bench-unet-sql: install
 	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) $(patsubst bench_%,bench/%,$(subst -,_,$@))
+
+# The page: PostgreSQL compiled to WebAssembly, and in it the extension, unchanged (doc/web.md). npm brings what package-lock.json names.
+.PHONY: web
+web: build/web/index.html
+
+build/web/index.html: build/sql_diffusion.tar.gz web/node_modules/.package-lock.json README.md $(wildcard web/*.js* web/source/*)
+	cd web && node node_modules/typescript/bin/tsc
+	node web/build.js build/web $< README.md
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-progress --loglevel=error
+	touch $@
+
+# the extension as PGlite takes it
+build/sql_diffusion.tar.gz: build/sql_diffusion--$(EXTVERSION).sql extension/sql_diffusion.control
+	rm -rf build/pglite
+	mkdir -p build/pglite/share/postgresql/extension
+	cp $^ build/pglite/share/postgresql/extension
+	cd build/pglite && tar --format=ustar -czf ../sql_diffusion.tar.gz share/postgresql/extension/*
+	rm -rf build/pglite
 
 # what PGXN takes: the committed state
 .PHONY: dist
