@@ -48,7 +48,7 @@ begin atomic
   fact as materialized (
     select (n.config ->> 'in_channels')::int as in_channels,
            (n.config ->> 'out_channels')::int as out_channels,
-           (select 1 << greatest(max(p.level), 0) from unnest(n.steps) p) as factor,
+           1 << sql_diffusion.deepest_level(n.steps) as factor,
            coalesce((select 1 << p.level from unnest(n.decoder) p where p.operation = 'input' and p.key = 'latent'), 1) as scale,
            n.autoencoder,
            (select d.scaling_factor from sql_diffusion.decoder(model) d) as scaling_factor,

@@ -246,11 +246,11 @@ return case
        then sql_diffusion.fail(format('%s is null, expected an array', case when prompts is null then 'prompts' else 'seeds' end))
        when cardinality(prompts) <> cardinality(seeds)
        then sql_diffusion.fail(format('prompts has %s elements and seeds %s, expected as many of one as of the other', cardinality(prompts), cardinality(seeds)))
-       when array_position(prompts, null) is not null
+       when array_position(prompts, null) is not null and array_remove(prompts, null) <> '{}'
        then sql_diffusion.fail('prompt is null, expected a text')
        else sql_diffusion.check_seeds(seeds)
        end;
-comment on function sql_diffusion.check_prompts(text[], bigint[]) is 'True where there are as many prompts as seeds, and none is null, otherwise an error (22023): before the first picture is made.';
+comment on function sql_diffusion.check_prompts(text[], bigint[]) is 'True where there are as many prompts as seeds, and none of either is null (of the prompts all may be: the model says whether it wants one), otherwise an error (22023): before the first picture is made.';
 
 create function sql_diffusion.text_to_image(prompts text[], seeds bigint[], model text, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null,
     height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null)
