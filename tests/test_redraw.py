@@ -417,7 +417,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "values of a sample": ("image_to_image(array_fill(-0.5::real, '{{3,8,8}}'), 'a', 1, {})", "image_to_image: image has a value that is not from 0 to 1"),
     "alpha": ("image_to_image(array_fill(0.5::real, '{{4,8,8}}'), 'a', 1, {})", "image_to_image: image has 4 channels, expected 3"),
     "grey": ("inpaint(array_fill(0.5::real, '{{1,8,8}}'), MASK, 'a', 1, {})", "inpaint: image has 1 channels, expected 3"),
-    "a size that does not fit": ("image_to_image(array_fill(0.5::real, '{{3,8,10}}'), 'a', 1, {})", "image_to_image: image is 8 high and 10 wide, expected multiples of 4"),
+    "a size that does not fit": ("image_to_image(array_fill(0.5::real, '{{3,8,11}}'), 'a', 1, {})", "image_to_image: image is 8 high and 11 wide, expected multiples of 2"),
     "no seed": ("image_to_image(GREY, 'a', null::bigint, {})", "seed is null, expected an integer"),
     "no prompt": ("image_to_image(GREY, null, 1, {})", "prompt is null, expected a text"),
     "no strength": ("image_to_image(GREY, 'a', 1, 0, {})", "strength is 0, expected above 0 and at most 1"),
