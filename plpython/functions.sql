@@ -249,21 +249,21 @@ as 'denormalize';
 
 create function sql_diffusion_numpy.ddpm_steps(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default null
+  scheduler text default null, eta real default null, class_label int default null
 ) returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language plpython3u stable parallel unsafe rows 50
 as 'ddpm_steps';
 
 create function sql_diffusion_numpy.ddpm_generate(
   seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default null
+  scheduler text default null, eta real default null, class_label int default null
 ) returns real[]
 language plpython3u stable parallel unsafe
 as 'ddpm_generate';
 
 create function sql_diffusion_numpy.ddpm_generate(
   seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
-  scheduler text default null, eta real default null
+  scheduler text default null, eta real default null, class_label int default null
 ) returns table (seed bigint, image real[])
 language plpython3u stable parallel unsafe rows 10
 as 'ddpm_generate_many';

@@ -224,8 +224,33 @@ return case
        end;
 comment on function sql_diffusion.check_unconditional(text) is 'True for a model whose U-Net takes no text, otherwise an error (22023).';
 
+create function sql_diffusion.with_label(condition sql_diffusion.condition, label int) returns sql_diffusion.condition
+language sql immutable strict parallel safe
+return row((condition).names || 'class_labels'::text, (condition).inputs || sql_diffusion.vector_to_maps(array[label::real]))::sql_diffusion.condition;
+comment on function sql_diffusion.with_label(sql_diffusion.condition, int) is 'The same condition, and the number of a class with it.';
+
+create function sql_diffusion.check_class_label(model text, class_label int) returns boolean
+language sql stable parallel safe
+return (select case
+               when t.in_channels is null and class_label is not null
+               then sql_diffusion.fail(format('class_label is %s, but model "%s" knows no classes', class_label, model))
+               when t.in_channels > 1
+               then sql_diffusion.fail(format('model "%s" knows classes by %s features, not by a number', model, t.in_channels), 'unet(sample, timestep, model, class_labels => ''{...}'') takes them.', '0A000')
+               when class_label is null and t.in_channels is not null or not class_label between 0 and t.classes - 1
+               then sql_diffusion.fail(format('class_label is %s, expected %s', coalesce(class_label::text, 'null'), case when t.classes is null then 'a number' else format('from 0 to %s', t.classes - 1) end),
+                                       format('Model "%s" knows classes: ddpm_generate(seed, class_label => 0, model => ''...'').', model))
+               else true
+               end
+        from (values (1)) one
+             left join (select p.in_channels, (p.settings ->> 'num_embeddings')::int as classes
+                        from sql_diffusion.plan(check_class_label.model) p
+                        where p.operation = 'input' and p.key = 'class_labels') t
+             on true);
+comment on function sql_diffusion.check_class_label(text, int) is
+  'True for the number of a class that a model knows, and for NULL where it knows none, otherwise an error (22023).';
+
 create function sql_diffusion.ddpm_steps(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default null)
+    scheduler text default null, eta real default null, class_label int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel safe rows 50
 begin atomic
@@ -234,7 +259,8 @@ begin atomic
     select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
            sql_diffusion.check_model(model) as model_is_whole,
            sql_diffusion.check_unconditional(model) as takes_no_text,
-           sql_diffusion.check_begins_with_noise(model) as takes_no_picture
+           sql_diffusion.check_begins_with_noise(model) as takes_no_picture,
+           sql_diffusion.check_class_label(model, class_label) as class_is_known
   ),
   schedule as materialized (
     select array_agg(s order by s.step) as steps
@@ -246,9 +272,10 @@ begin atomic
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from begun b,
-       sql_diffusion.sample_steps(b.beginning, b.steps, model, null, null, null, null) r;
+       sql_diffusion.sample_steps(b.beginning, b.steps, model,
+                                  sql_diffusion.with_label(row('{}'::text[], '{}'::sql_diffusion.feature_maps[])::sql_diffusion.condition, class_label), null, null, null) r;
 end;
-comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real) is
+comment on function sql_diffusion.ddpm_steps(bigint, text, int, int[], text, real, int) is
   'Sampling in pure SQL, one row a pass of the network as it is done: the sample that the step leads to and the guess of the finished one (channels, height, width, values about -1 to 1; of a latent model latents). '
   'Ho et al. (arXiv 2006.11239), algorithm 2; Song et al. (arXiv 2010.02502), equation 12.';
 
@@ -264,15 +291,15 @@ comment on function sql_diffusion.finished_image(real[], text) is
   'The picture (channels, height, width, values 0 to 1) of a finished sample: of a latent model what its autoencoder decodes of the sample divided by the scaling_factor.';
 
 create function sql_diffusion.ddpm_generate(seed bigint, model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default null) returns real[]
+    scheduler text default null, eta real default null, class_label int default null) returns real[]
 language sql stable parallel safe
 begin atomic
   select sql_diffusion.finished_image(s.sample, model)
-  from sql_diffusion.ddpm_steps(seed, model, num_inference_steps, timesteps, scheduler, eta) s
+  from sql_diffusion.ddpm_steps(seed, model, num_inference_steps, timesteps, scheduler, eta, class_label) s
   order by s.step desc
   limit 1;
 end;
-comment on function sql_diffusion.ddpm_generate(bigint, text, int, int[], text, real) is
+comment on function sql_diffusion.ddpm_generate(bigint, text, int, int[], text, real, int) is
   'A picture (channels, height, width, values 0 to 1) in pure SQL: the last of ddpm_steps.';
 
 create function sql_diffusion.check_seeds(seeds bigint[]) returns boolean
@@ -281,13 +308,13 @@ return case when array_position(seeds, null) is not null then sql_diffusion.fail
 comment on function sql_diffusion.check_seeds(bigint[]) is 'True where no seed is null, otherwise an error (22023): before the first picture is made.';
 
 create function sql_diffusion.ddpm_generate(seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,
-    scheduler text default null, eta real default null) returns table (seed bigint, image real[])
+    scheduler text default null, eta real default null, class_label int default null) returns table (seed bigint, image real[])
 language sql stable parallel safe rows 10
 begin atomic
   select sql_diffusion.check_seeds(seeds);
-  select s.seed, sql_diffusion.ddpm_generate(s.seed, model, num_inference_steps, timesteps, scheduler, eta)
+  select s.seed, sql_diffusion.ddpm_generate(s.seed, model, num_inference_steps, timesteps, scheduler, eta, class_label)
   from unnest(seeds) with ordinality s (seed)
   order by s.ordinality;
 end;
-comment on function sql_diffusion.ddpm_generate(bigint[], text, int, int[], text, real) is
+comment on function sql_diffusion.ddpm_generate(bigint[], text, int, int[], text, real, int) is
   'One row (seed, image) a seed, in their order, each picture the one made alone.';

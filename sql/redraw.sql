@@ -156,16 +156,17 @@ comment on function sql_diffusion.check_redraw(text, real[], real[]) is
 
 create function sql_diffusion.check_without_prompt(model text, prompt text, negative_prompt text, guidance_scale real, guidance_rescale real, clip_skip int) returns boolean
 language sql stable parallel safe
-return (select coalesce(bool_and(sql_diffusion.fail(format('%s is given, but model "%s" takes no prompt', a.name, model),
-                                                    case when a.name = 'prompt' then 'Without it the model changes pictures too: prompt => null.' end)), true)
-        from (select given.name
-              from (values (1, 'prompt', prompt is not null), (2, 'negative_prompt', negative_prompt is not null), (3, 'guidance_scale', guidance_scale is not null),
-                           (4, 'guidance_rescale', guidance_rescale <> 0), (5, 'clip_skip', clip_skip is not null)) given (place, name, is_given)
-              where given.is_given
-              order by given.place
-              limit 1) a);
+return sql_diffusion.check_class_label(model, null)
+       and (select coalesce(bool_and(sql_diffusion.fail(format('%s is given, but model "%s" takes no prompt', a.name, model),
+                                                        case when a.name = 'prompt' then 'Without it the model changes pictures too: prompt => null.' end)), true)
+            from (select given.name
+                  from (values (1, 'prompt', prompt is not null), (2, 'negative_prompt', negative_prompt is not null), (3, 'guidance_scale', guidance_scale is not null),
+                               (4, 'guidance_rescale', guidance_rescale <> 0), (5, 'clip_skip', clip_skip is not null)) given (place, name, is_given)
+                  where given.is_given
+                  order by given.place
+                  limit 1) a);
 comment on function sql_diffusion.check_without_prompt(text, text, text, real, real, int) is
-  'True where nothing is given that goes with a prompt, otherwise an error (22023): for a model that takes none.';
+  'True where nothing is given that goes with a prompt, otherwise an error (22023): for a model that takes none, nor the number of a class.';
 
 create function sql_diffusion.binary_mask(mask real[]) returns real[]
 language sql immutable strict parallel safe

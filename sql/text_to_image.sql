@@ -186,11 +186,6 @@ end;
 comment on function sql_diffusion.prompt_conditions(text, text, sql_diffusion.text_to_image_settings) is
   'What the U-Net is told of a prompt, and where it is guided what of the negative one, which is NULL otherwise.';
 
-create function sql_diffusion.with_label(condition sql_diffusion.condition, label int) returns sql_diffusion.condition
-language sql immutable strict parallel safe
-return row((condition).names || 'class_labels'::text, (condition).inputs || sql_diffusion.vector_to_maps(array[label::real]))::sql_diffusion.condition;
-comment on function sql_diffusion.with_label(sql_diffusion.condition, int) is 'The same condition, and the number of a class with it.';
-
 create function sql_diffusion.text_to_image_steps(prompt text, seed bigint, model text, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null,
     height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, guidance_rescale real default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])

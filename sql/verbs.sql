@@ -32,25 +32,25 @@ comment on function sql_diffusion.choose_backend(text) is
 -- may lead to PL/Python is parallel unsafe: before PostgreSQL 17 that cannot run a query in a parallel plan.
 set local check_function_bodies to off;
 
-create function sql_diffusion.numpy_steps(seed bigint, model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
+create function sql_diffusion.numpy_steps(seed bigint, model text, num_inference_steps int, timesteps int[], scheduler text, eta real, class_label int)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 as $$
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
-  from (select sql_diffusion_numpy.ddpm_steps(numpy_steps.seed, numpy_steps.model, numpy_steps.num_inference_steps, numpy_steps.timesteps, numpy_steps.scheduler, numpy_steps.eta) as row
+  from (select sql_diffusion_numpy.ddpm_steps(numpy_steps.seed, numpy_steps.model, numpy_steps.num_inference_steps, numpy_steps.timesteps, numpy_steps.scheduler, numpy_steps.eta, numpy_steps.class_label) as row
         offset 0) s
 $$;
-comment on function sql_diffusion.numpy_steps(bigint, text, int, int[], text, real) is 'Calls sql_diffusion_numpy.ddpm_steps with the same arguments.';
+comment on function sql_diffusion.numpy_steps(bigint, text, int, int[], text, real, int) is 'Calls sql_diffusion_numpy.ddpm_steps with the same arguments.';
 
-create function sql_diffusion.numpy_generate(seeds bigint[], model text, num_inference_steps int, timesteps int[], scheduler text, eta real)
+create function sql_diffusion.numpy_generate(seeds bigint[], model text, num_inference_steps int, timesteps int[], scheduler text, eta real, class_label int)
   returns table (seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 as $$
   select (g.row).seed, (g.row).image
-  from (select sql_diffusion_numpy.ddpm_generate(numpy_generate.seeds, numpy_generate.model, numpy_generate.num_inference_steps, numpy_generate.timesteps, numpy_generate.scheduler, numpy_generate.eta) as row
+  from (select sql_diffusion_numpy.ddpm_generate(numpy_generate.seeds, numpy_generate.model, numpy_generate.num_inference_steps, numpy_generate.timesteps, numpy_generate.scheduler, numpy_generate.eta, numpy_generate.class_label) as row
         offset 0) g
 $$;
-comment on function sql_diffusion.numpy_generate(bigint[], text, int, int[], text, real) is 'Calls sql_diffusion_numpy.ddpm_generate with the same arguments.';
+comment on function sql_diffusion.numpy_generate(bigint[], text, int, int[], text, real, int) is 'Calls sql_diffusion_numpy.ddpm_generate with the same arguments.';
 
 create function sql_diffusion.numpy_text_steps(prompt text, seed bigint, model text, negative_prompt text, num_inference_steps int, guidance_scale real, height int, width int, scheduler text, timesteps int[], eta real, guidance_rescale real, clip_skip int)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
@@ -94,25 +94,55 @@ comment on function sql_diffusion.numpy_redraw(text, real[], real[], text[], big
 
 set local check_function_bodies to on;
 
+create function @extschema@.ddpm_steps(seed bigint, class_label int, model text default null, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null, backend text default null)
+  returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
+language sql stable parallel unsafe rows 50
+begin atomic
+  select s.step, s.timestep, s.sample, s.pred_original_sample
+  from sql_diffusion.ddpm_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta, class_label) s
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
+  from (
+    select sql_diffusion.numpy_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta, class_label) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) s;
+end;
+comment on function @extschema@.ddpm_steps(bigint, int, text, int, int[], text, real, text) is
+  'Watch a picture of a class come out of the noise. class_label: its number, from 0. The rest as without.';
+
 create function @extschema@.ddpm_steps(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null, backend text default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.ddpm_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) s
-  where sql_diffusion.choose_backend(backend) = 'sql'
-  union all
-  select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
-  from (
-    select sql_diffusion.numpy_steps(seed, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) as row
-    where sql_diffusion.choose_backend(backend) = 'numpy'
-    offset 0
-  ) s;
+  from @extschema@.ddpm_steps(seed, null::int, model, num_inference_steps, timesteps, scheduler, eta, backend) s;
 end;
 comment on function @extschema@.ddpm_steps(bigint, text, int, int[], text, real, text) is
   'Watch a picture come out of the noise: one row a pass of the network as it is done, with the sample it leads to and the guess of the finished one '
   '(channels, height, width, values about -1 to 1; sql_diffusion.denormalize makes a picture of either). Arguments as for ddpm_generate.';
+
+create function @extschema@.ddpm_generate(seeds bigint[], class_label int, model text default null, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null, backend text default null)
+  returns table (seed bigint, image real[])
+language sql stable parallel unsafe rows 10
+begin atomic
+  select g.seed, g.image
+  from sql_diffusion.ddpm_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta, class_label) g
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select (g.row).seed, (g.row).image
+  from (
+    select sql_diffusion.numpy_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta, class_label) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) g;
+end;
+comment on function @extschema@.ddpm_generate(bigint[], int, text, int, int[], text, real, text) is
+  'Pictures of a class, of several seeds, one row (seed, image) each, in their order. class_label: its number, from 0. Arguments as for one seed.';
 
 create function @extschema@.ddpm_generate(seeds bigint[], model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null, backend text default null)
@@ -120,18 +150,21 @@ create function @extschema@.ddpm_generate(seeds bigint[], model text default nul
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.seed, g.image
-  from sql_diffusion.ddpm_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) g
-  where sql_diffusion.choose_backend(backend) = 'sql'
-  union all
-  select (g.row).seed, (g.row).image
-  from (
-    select sql_diffusion.numpy_generate(seeds, coalesce(model, sql_diffusion.default_model()), num_inference_steps, timesteps, scheduler, eta) as row
-    where sql_diffusion.choose_backend(backend) = 'numpy'
-    offset 0
-  ) g;
+  from @extschema@.ddpm_generate(seeds, null::int, model, num_inference_steps, timesteps, scheduler, eta, backend) g;
 end;
 comment on function @extschema@.ddpm_generate(bigint[], text, int, int[], text, real, text) is
   'Pictures of several seeds, one row (seed, image) each, in their order; each is the picture that its seed gives alone. Arguments as for one seed.';
+
+create function @extschema@.ddpm_generate(seed bigint, class_label int, model text default null, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null, backend text default null) returns real[]
+language sql stable parallel unsafe
+begin atomic
+  select g.image
+  from @extschema@.ddpm_generate(array[seed], class_label, model, num_inference_steps, timesteps, scheduler, eta, backend) g;
+end;
+comment on function @extschema@.ddpm_generate(bigint, int, text, int, int[], text, real, text) is
+  'A picture of a class, of a model that knows some: ddpm_generate(42, class_label => 3, model => ''...''). class_label: its number, from 0. The rest as without. Errors: 22023 for a class that there is not, and for a '
+  'model that knows none.';
 
 create function @extschema@.ddpm_generate(seed bigint, model text default null, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null, backend text default null) returns real[]
@@ -158,233 +191,243 @@ end;
 comment on function @extschema@.ddpm_generate(text, text, int, int[], text, real, text) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
 
+create function @extschema@.ddpm_generate(seed text, class_label int, model text default null, num_inference_steps int default null, timesteps int[] default null,
+    scheduler text default null, eta real default null, backend text default null) returns real[]
+language sql stable parallel unsafe
+begin atomic
+  select g.image
+  from @extschema@.ddpm_generate(array[seed::bigint], class_label, model, num_inference_steps, timesteps, scheduler, eta, backend) g;
+end;
+comment on function @extschema@.ddpm_generate(text, int, text, int, int[], text, real, text) is
+  'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
+
 create function @extschema@.text_to_image_steps(prompt text, seed bigint, model text default null, negative_prompt text default null, num_inference_steps int default null,
-    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
-    guidance_rescale real default 0, clip_skip int default null)
+    guidance_scale double precision default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null,
+    guidance_rescale double precision default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.text_to_image_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) s
+  from sql_diffusion.text_to_image_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale::real, height, width, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_text_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_text_steps(prompt, seed, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale::real, height, width, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
 end;
-comment on function @extschema@.text_to_image_steps(text, bigint, text, text, int, real, int, int, text, int[], real, text, real, int) is
+comment on function @extschema@.text_to_image_steps(text, bigint, text, text, int, double precision, int, int, text, int[], double precision, text, double precision, int) is
   'Watch a prompt''s picture come out of the noise: one row a pass of the schedule as it is done, with the latent it leads to and the guess of the finished one '
   '(channels, height, width). sql_diffusion.latent_preview is a cheap look at either, sql_diffusion.finished_image a whole one. Arguments as for text_to_image.';
 
 create function @extschema@.text_to_image(prompts text[], seeds bigint[], model text default null, negative_prompt text default null, num_inference_steps int default null,
-    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
-    guidance_rescale real default 0, clip_skip int default null)
+    guidance_scale double precision default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null,
+    guidance_rescale double precision default 0, clip_skip int default null)
   returns table (prompt text, seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.text_to_image(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) g
+  from sql_diffusion.text_to_image(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale::real, height, width, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_text_images(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_text_images(prompts, seeds, coalesce(model, sql_diffusion.default_text_model()), negative_prompt, num_inference_steps, guidance_scale::real, height, width, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;
 end;
-comment on function @extschema@.text_to_image(text[], bigint[], text, text, int, real, int, int, text, int[], real, text, real, int) is
+comment on function @extschema@.text_to_image(text[], bigint[], text, text, int, double precision, int, int, text, int[], double precision, text, double precision, int) is
   'Pictures of several prompts, each with its seed, one row (prompt, seed, image) each, in their order; each is the picture that they give alone. Arguments as for one prompt.';
 
 create function @extschema@.text_to_image(prompt text, seed bigint, model text default null, negative_prompt text default null, num_inference_steps int default null,
-    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
-    guidance_rescale real default 0, clip_skip int default null) returns real[]
+    guidance_scale double precision default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null,
+    guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.text_to_image(array[prompt], array[seed], model, negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.text_to_image(text, bigint, text, text, int, real, int, int, text, int[], real, text, real, int) is
+comment on function @extschema@.text_to_image(text, bigint, text, text, int, double precision, int, int, text, int[], double precision, text, double precision, int) is
   'A picture (channels, height, width, values 0 to 1) of what the prompt says. seed: any bigint, the noise is torch''s for it. model: by default the setting sql_diffusion.model, else a bundled one that takes a prompt. '
   'negative_prompt: what it is not to show. num_inference_steps or timesteps (descending), scheduler and eta: as for ddpm_generate. guidance_scale (0 or more; 1 for none): how closely it follows the prompt, by default what the '
   'model''s pipeline has (7.5; 5 with sizes; 8.5 of consistency models). height and width in pixels: by default those the model was made for. guidance_rescale (0 to 1): see sql_diffusion.guidance. clip_skip: so many of the '
   'last layers of the text encoder are left out. backend: auto, sql or numpy. The same picture that the diffusers pipeline makes of that checkpoint, prompt and seed, to within one grey level.';
 
 create function @extschema@.text_to_image(prompt text, seed text, model text default null, negative_prompt text default null, num_inference_steps int default null,
-    guidance_scale real default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null,
-    guidance_rescale real default 0, clip_skip int default null) returns real[]
+    guidance_scale double precision default null, height int default null, width int default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null,
+    guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.text_to_image(array[prompt], array[seed::bigint], model, negative_prompt, num_inference_steps, guidance_scale, height, width, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.text_to_image(text, text, text, text, int, real, int, int, text, int[], real, text, real, int) is
+comment on function @extschema@.text_to_image(text, text, text, text, int, double precision, int, int, text, int[], double precision, text, double precision, int) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
 
-create function @extschema@.image_to_image_steps(image real[], prompt text, seed bigint, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.image_to_image_steps(image real[], prompt text, seed bigint, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) s
+  from sql_diffusion.redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
 end;
-comment on function @extschema@.image_to_image_steps(real[], text, bigint, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.image_to_image_steps(real[], text, bigint, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'Watch a picture change: one row a pass of the schedule as it is done, with the latent it leads to and the guess of the finished one (channels, height, width). sql_diffusion.latent_preview is a cheap look at either, '
   'sql_diffusion.finished_image a whole one. Arguments as for image_to_image.';
 
-create function @extschema@.image_to_image(picture real[], prompts text[], seeds bigint[], strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.image_to_image(picture real[], prompts text[], seeds bigint[], strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (prompt text, seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) g
+  from sql_diffusion.redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;
 end;
-comment on function @extschema@.image_to_image(real[], text[], bigint[], real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.image_to_image(real[], text[], bigint[], double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of one picture with several seeds, each with its prompt, one row (prompt, seed, image) each, in their order; each is the picture that they give alone. Arguments as for one seed.';
 
-create function @extschema@.image_to_image(image real[], prompt text, seed bigint, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.image_to_image(image real[], prompt text, seed bigint, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.image_to_image(image, array[prompt], array[seed], strength, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.image_to_image(real[], text, bigint, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.image_to_image(real[], text, bigint, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The picture, changed to what the prompt says: its latent is noised as far as strength says, and the steps begin from there (SDEdit, arXiv 2108.01073). image: (channels, height, width), values 0 to 1, as image_from_png gives it, of a size that the model takes (an error says which; image_resize makes it). prompt: NULL for a model that takes none. strength (above 0, to 1): how far it may go from the picture, the share of num_inference_steps that are made; by default 0.8, 0.3 of models that are told sizes. model: by default the setting sql_diffusion.model, else a bundled one that takes a prompt, or without a prompt the bundled butterflies. seed and the other arguments: as for text_to_image. The same picture that diffusers'' StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline or LatentConsistencyModelImg2ImgPipeline makes, to within one grey level.';
 
-create function @extschema@.image_to_image(image real[], prompt text, seed text, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.image_to_image(image real[], prompt text, seed text, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.image_to_image(image, array[prompt], array[seed::bigint], strength, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.image_to_image(real[], text, text, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.image_to_image(real[], text, text, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
 
-create function @extschema@.inpaint_steps(image real[], mask real[], prompt text, seed bigint, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.inpaint_steps(image real[], mask real[], prompt text, seed bigint, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) s
+  from sql_diffusion.redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
 end;
-comment on function @extschema@.inpaint_steps(real[], real[], text, bigint, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.inpaint_steps(real[], real[], text, bigint, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'Watch a picture being filled in: one row a pass of the schedule as it is done, with the latent it leads to and the guess of the finished one (channels, height, width). sql_diffusion.latent_preview is a cheap look at either, '
   'sql_diffusion.finished_image a whole one. Arguments as for inpaint.';
 
-create function @extschema@.inpaint(picture real[], mask real[], prompts text[], seeds bigint[], strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.inpaint(picture real[], mask real[], prompts text[], seeds bigint[], strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (prompt text, seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) g
+  from sql_diffusion.redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength, null, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;
 end;
-comment on function @extschema@.inpaint(real[], real[], text[], bigint[], real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.inpaint(real[], real[], text[], bigint[], double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of one picture with several seeds, each with its prompt, one row (prompt, seed, image) each, in their order; each is the picture that they give alone. Arguments as for one seed.';
 
-create function @extschema@.inpaint(image real[], mask real[], prompt text, seed bigint, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.inpaint(image real[], mask real[], prompt text, seed bigint, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.inpaint(image, mask, array[prompt], array[seed], strength, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.inpaint(real[], real[], text, bigint, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.inpaint(real[], real[], text, bigint, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The picture, made anew where the mask is white (a grey of a half or more) to what the prompt says. image: (channels, height, width), values 0 to 1, of a size that the model takes (an error says which; image_resize makes it). mask: an image of the same height and width, in grey or colours. prompt: NULL for a model that takes none. A model whose U-Net sees the mask (9 channels) is told of it; for any other the rest of the picture is put back after every step. strength (above 0, to 1): the share of num_inference_steps that are made; by default 1, where the masked part begins as noise alone, and 0.9999 of models that are told sizes. model: as for image_to_image. seed and the other arguments: as for text_to_image. The same picture that diffusers'' StableDiffusionInpaintPipeline or StableDiffusionXLInpaintPipeline makes, to within one grey level: outside of the mask it is what the autoencoder makes of the latent, not the image itself.';
 
-create function @extschema@.inpaint(image real[], mask real[], prompt text, seed text, strength real default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.inpaint(image real[], mask real[], prompt text, seed text, strength double precision default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.inpaint(image, mask, array[prompt], array[seed::bigint], strength, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.inpaint(real[], real[], text, text, real, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.inpaint(real[], real[], text, text, double precision, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
 
-create function @extschema@.upscale_steps(image real[], seed bigint, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.upscale_steps(image real[], seed bigint, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (step int, timestep double precision, sample real[], pred_original_sample real[])
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.redraw_steps('upscale', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) s
+  from sql_diffusion.redraw_steps('upscale', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_redraw_steps('upscale', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw_steps('upscale', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
 end;
-comment on function @extschema@.upscale_steps(real[], bigint, text, int, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.upscale_steps(real[], bigint, text, int, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'Watch a picture become larger: one row a pass of the schedule as it is done, with the latent it leads to and the guess of the finished one (channels, height, width). sql_diffusion.latent_preview is a cheap look at either, '
   'sql_diffusion.finished_image a whole one. Arguments as for upscale.';
 
-create function @extschema@.upscale(picture real[], seeds bigint[], prompts text[] default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null)
+create function @extschema@.upscale(picture real[], seeds bigint[], prompts text[] default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null)
   returns table (prompt text, seed bigint, image real[])
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.redraw('upscale', picture, null, case when prompts is null then array(select null::text from unnest(seeds)) else prompts end, seeds, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) g
+  from sql_diffusion.redraw('upscale', picture, null, case when prompts is null then array(select null::text from unnest(seeds)) else prompts end, seeds, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_redraw('upscale', picture, null, case when prompts is null then array(select null::text from unnest(seeds)) else prompts end, seeds, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, guidance_rescale, clip_skip) as row
+    select sql_diffusion.numpy_redraw('upscale', picture, null, case when prompts is null then array(select null::text from unnest(seeds)) else prompts end, seeds, coalesce(model, sql_diffusion.default_model()), null, noise_level, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;
 end;
-comment on function @extschema@.upscale(real[], bigint[], text[], int, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.upscale(real[], bigint[], text[], int, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of one picture with several seeds, one row (prompt, seed, image) each, in their order; each is the picture that they give alone. Arguments as for one seed.';
 
-create function @extschema@.upscale(image real[], seed bigint, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.upscale(image real[], seed bigint, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.upscale(image, array[seed], array[prompt], noise_level, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.upscale(real[], bigint, text, int, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.upscale(real[], bigint, text, int, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The picture, four times as high and wide, or as much larger as the model''s autoencoder makes it. image: (channels, height, width), values 0 to 1. prompt: what it shows, '''' by default; NULL too for a model that takes none. noise_level (0 to 350, 20 by default): how much noise is laid over the small picture, of which the model then believes less; only for models that take a prompt. model: by default the setting sql_diffusion.model. seed and the other arguments: as for text_to_image, but for 75 steps, 100 without a prompt, and a guidance_scale of 9 by default. The same picture that diffusers'' StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline makes, to within one grey level.';
 
-create function @extschema@.upscale(image real[], seed text, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale real default null, scheduler text default null, timesteps int[] default null, eta real default null, backend text default null, guidance_rescale real default 0, clip_skip int default null) returns real[]
+create function @extschema@.upscale(image real[], seed text, prompt text default null, noise_level int default null, model text default null, negative_prompt text default null, num_inference_steps int default null, guidance_scale double precision default null, scheduler text default null, timesteps int[] default null, eta double precision default null, backend text default null, guidance_rescale double precision default 0, clip_skip int default null) returns real[]
 language sql stable parallel unsafe
 begin atomic
   select g.image
   from @extschema@.upscale(image, array[seed::bigint], array[prompt], noise_level, model, negative_prompt, num_inference_steps, guidance_scale, scheduler, timesteps, eta, backend, guidance_rescale, clip_skip) g;
 end;
-comment on function @extschema@.upscale(real[], text, text, int, text, text, int, real, text, int[], real, text, real, int) is
+comment on function @extschema@.upscale(real[], text, text, int, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';

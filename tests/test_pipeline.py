@@ -17,6 +17,8 @@ from psycopg import Connection
 from reference import VARIATIONS, insert_model, random_unet, relative_error
 from sample_butterflies import Schedule, default_schedule, load_pipeline, sample
 
+pytest_plugins = ["numpy_server"]
+
 BUNDLED = Path(__file__).parent.parent / "models" / "butterflies"
 
 # Networks, and what each sampler is varied by with it: pairs of (settings of the network, of DDPM, of DDIM).
@@ -204,3 +206,59 @@ def test_bad_arguments_are_refused(
         connection.execute(f"select {verb}({arguments})")
     assert error.value.sqlstate == state
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("backend", ["sql", "numpy"])
+def test_pictures_of_a_class(numpy_connection: Connection, rng: np.random.Generator, backend: str) -> None:
+    """diffusers has no pipeline for them; its network and scheduler are called in turn."""
+    unet = random_unet(rng, num_class_embeds=5)
+    insert_model(numpy_connection, "classes", unet)
+    scheduler, seeds, label = DDPMScheduler(), [7, 8], int(rng.integers(5))
+    rows = numpy_connection.execute(
+        f"select image from ddpm_generate(array[7, 8], class_label => {label}, model => 'classes', num_inference_steps => 3, backend => %s)",
+        [backend],
+    ).fetchall()
+    alone = numpy_connection.execute(
+        f"select ddpm_generate('8', class_label => {label}, model => 'classes', num_inference_steps => 3, backend => %s)",
+        [backend],
+    ).fetchall()
+    last = numpy_connection.execute(
+        f"select sample from ddpm_steps(8, class_label => {label}, model => 'classes', num_inference_steps => 3, backend => %s)",
+        [backend],
+    ).fetchall()[-1]
+    for seed, (image,) in zip(seeds, rows, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        sample = torch.randn((1, 3, 8, 8), generator=generator)
+        scheduler.set_timesteps(3)
+        with torch.no_grad():
+            for timestep in scheduler.timesteps:
+                output = unet(sample, timestep, class_labels=torch.tensor([label])).sample
+                sample = scheduler.step(output, timestep, sample, generator=generator).prev_sample
+        theirs = (sample[0] / 2 + 0.5).clamp(0, 1).numpy()
+        assert np.abs(np.rint(np.array(image) * 255) - np.rint(theirs * 255)).max() <= 1
+    assert relative_error(last[0], sample[0]) < 1e-3
+    assert relative_error(alone[0][0], rows[1][0]) < 1e-5
+
+
+CLASSES: dict[str, tuple[str, str]] = {
+    "no class": ("ddpm_generate(1, 'classes', 1, {})", "class_label is null, expected from 0 to 4"),
+    "a class that there is not": ("ddpm_generate(1, 5, 'classes', 1, {})", "class_label is 5, expected from 0 to 4"),
+    "a class below 0": ("ddpm_generate(1, -1, 'classes', 1, {})", "class_label is -1, expected from 0 to 4"),
+    "a model without": ("ddpm_generate(1, 0, 'plain', 1, {})", 'class_label is 0, but model "plain" knows no classes'),
+    "a picture to begin with": (
+        "image_to_image(array_fill(0.5::real, '{{3,8,8}}'), null, 1, model => 'classes', {})",
+        "class_label is null, expected from 0 to 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), CLASSES.values(), ids=CLASSES.keys())
+def test_classes_are_checked_alike(
+    numpy_connection: Connection, rng: np.random.Generator, call: str, message: str
+) -> None:
+    insert_model(numpy_connection, "classes", random_unet(rng, num_class_embeds=5))
+    insert_model(numpy_connection, "plain", random_unet(rng))
+    for backend in ("sql", "numpy"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as error, numpy_connection.transaction():
+            numpy_connection.execute("select " + call.format(f"backend => '{backend}'"))
+        assert str(error.value.diag.message_primary).removeprefix("sql_diffusion: ") == message

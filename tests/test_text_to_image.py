@@ -201,6 +201,15 @@ def test_a_call_without_types_finds_its_function(loaded: Connection) -> None:
     loaded.execute("deallocate prompted")
 
 
+def test_numbers_come_as_drivers_send_them(loaded: Connection) -> None:
+    """Python's are double precision, or as small an integer as holds them."""
+    call = "select text_to_image(%s, %s, '1', num_inference_steps => %s, guidance_scale => %s, guidance_rescale => %s, backend => 'numpy')"
+    for guidance in (3.5, 3):
+        row = loaded.execute(call, ["a moth", 3, 1, guidance, 0.25]).fetchone()
+        assert row is not None
+        assert np.shape(row[0]) == (3, 16, 16)
+
+
 def test_the_configurations_are_plain_json(pipelines: dict[str, Any]) -> None:
     """What the tests insert is what a checkpoint has: nothing that only Python knows."""
     for pipeline in pipelines.values():

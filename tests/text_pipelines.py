@@ -139,7 +139,9 @@ def larger_autoencoder(folders: dict[str, Path]) -> Any:
     pipeline = stable_diffusion_1(folders)
     pipeline.register_modules(
         vae=autoencoder(
-            block_out_channels=[4, 4, 4, 8], down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4
+            block_out_channels=[4, 4, 4, 8],
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
         )
     )
     pipeline.vae_scale_factor = 8

@@ -1059,39 +1059,56 @@ def _sample(
     timesteps: Any,
     scheduler: str | None,
     eta: float | None,
+    class_label: int | None,
 ) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
     """Pictures without a prompt, as _batches gives them."""
     if not seeds:
         return
     session.begin(plpy)
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
-    if any(row.operation == "input" and row.key == "encoder_hidden_states" for row in unet.plan):
+    taken = [row.key for row in unet.plan if row.operation == "input"]
+    if "encoder_hidden_states" in taken:
         session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
     session.query(plpy, _BEGINS, ["text"], [model])
+    if "class_labels" in taken or class_label is not None:
+        session.query(plpy, "select sql_diffusion.check_class_label($1, $2)", ["text", "int"], [model, class_label])
     schedule = _generation_schedule(plpy, model, steps, timesteps, scheduler, eta)
+
+    def condition(batch: slice) -> pipeline.Condition:
+        labels = np.full((len(seeds[batch]), 1), class_label or 0, np.float32)
+        return pipeline.NOTHING if class_label is None else pipeline.Condition({"class_labels": labels})
+
     yield from _batches(
-        plpy, unet, schedule, seeds, shape, lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0])
+        plpy,
+        unet,
+        schedule,
+        seeds,
+        shape,
+        lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0]),
+        condition,
     )
 
 
 @boundary
 def ddpm_steps(
-    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Iterator[Any]:
+    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None,
+    eta: float | None, class_label: int | None,
+) -> Iterator[Any]:  # fmt: skip
     if seed is None:
         fail("seed is null, expected an integer")
-    for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
+    for _, step, _, sample, original in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta, class_label):
         yield step.step, step.timestep, sample[0], original[0]
 
 
 @boundary
 def ddpm_generate(
-    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Any:
+    plpy: Any, seed: int | None, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None,
+    eta: float | None, class_label: int | None,
+) -> Any:  # fmt: skip
     if seed is None:
         fail("seed is null, expected an integer")
     picture = None
-    for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta):
+    for _, _, last, sample, _ in _sample(plpy, [seed], model, steps, timesteps, scheduler, eta, class_label):
         if last:
             picture = _finish_images(plpy, sample, model)[0]
     return picture
@@ -1099,15 +1116,16 @@ def ddpm_generate(
 
 @boundary
 def ddpm_generate_many(
-    plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None, eta: float
-) -> Iterator[Any]:
+    plpy: Any, seeds: Any, model: str | None, steps: int | None, timesteps: Any, scheduler: str | None,
+    eta: float | None, class_label: int | None,
+) -> Iterator[Any]:  # fmt: skip
     flat = np.array([] if seeds is None else seeds, dtype=object).ravel().tolist()
     if None in flat:
         fail("seed is null, expected an integer")
     # All are made before the first row goes out; as arrays they take little.
     yield from [
         (flat[number], picture)
-        for first, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta)
+        for first, _, last, sample, _ in _sample(plpy, flat, model, steps, timesteps, scheduler, eta, class_label)
         if last
         for number, picture in enumerate(_finish_images(plpy, sample, model), first)
     ]
