@@ -25,7 +25,7 @@ from clusters import new_cluster
 from reference import random_unet
 from sql_diffusion import arrays, cli, database, pictures
 from sql_diffusion.errors import Problem
-from sql_diffusion.generate import SCHEDULE, Settings, arguments, description, steps
+from sql_diffusion.generate import Settings, steps
 
 TIMESTEPS = "500,250,60"
 
@@ -168,30 +168,6 @@ def test_steps_arrive_as_they_are_done(db: str) -> None:
 )
 def test_what_generate_refuses(db: str, exit_code: int, arguments: list[object], words: str) -> None:
     assert words in command.fail(db, exit_code, "generate", "--model", "tiny", "--backend", "sql", *arguments)
-
-
-def test_what_made_a_picture_of_a_prompt(db: str) -> None:
-    """All of it goes to the server by name, and into the PNG's text."""
-    request = Settings("tiny", 4, None, "ddim", None, "ein größerer Falter", "Regen's Ende", 7.5, 64, 96)
-    said = arguments(request).as_string()
-    assert said == (
-        """"model" => 'tiny', "num_inference_steps" => 4, "scheduler" => 'ddim', "prompt" => 'ein größerer Falter', """
-        """"negative_prompt" => 'Regen''s Ende', "guidance_scale" => 7.5, "height" => 64, "width" => 96"""
-    )
-    assert arguments(request, SCHEDULE).as_string() == said.partition(', "prompt"')[0]
-    with psycopg.connect(dbname=db) as own:
-        text = description(own, request, [999.0, 749.25, 499.0, 249.0])
-    expected = {
-        "prompt": "ein größerer Falter",
-        "negative_prompt": "Regen's Ende",
-        "guidance_scale": "7.5",
-        "height": "64",
-        "width": "96",
-        "scheduler": "ddim",
-        "num_inference_steps": "4",
-        "timesteps": "999,749.25,499,249",
-    }
-    assert expected.items() <= text.items()
 
 
 def test_a_picture_that_begins_with_a_picture(db: str, tmp_path: Path, rng: np.random.Generator) -> None:

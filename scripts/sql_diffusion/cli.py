@@ -281,6 +281,9 @@ def generate(
     noise_level: Annotated[
         int | None, typer.Option(help="How much noise is laid over a picture that is made larger.")
     ] = None,
+    class_label: Annotated[
+        int | None, typer.Option(help="The number of a class, from 0, for models that know some.")
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="WIDTHxHEIGHT", help="In pixels: 512x768; the model's own, or the picture's, by default."),
@@ -333,6 +336,7 @@ def generate(
         Pictures,
         Settings,
         ansi_lines,
+        check_prompt,
         description,
         draw,
         is_grey,
@@ -363,7 +367,9 @@ def generate(
         )
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
-        name = model_name(connection, model)
+        name = model_name(connection, model, prompt is not None)
+        if image is None:
+            check_prompt(connection, name, prompt)
         request = Settings(
             name,
             num_inference_steps,
@@ -376,6 +382,7 @@ def generate(
             *((height, width) if image is None else (None, None)),
             strength,
             noise_level,
+            class_label,
         )
         start = None
         if image is not None:
@@ -391,7 +398,7 @@ def generate(
                 draw(connection, each, backend and backend.value, request, keep, lambda: progress.advance(task), start)
                 for each in seeds
             ]
-        text = description(connection, request, drawn[-1].timesteps)
+        text = description(connection, request, drawn[-1])
         text |= {what: file.name for what, file in (("image", image), ("mask", mask)) if file is not None}
         shown = [line for each in drawn for line in ansi_lines(connection, each.samples[-1])] if ansi else []
 

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from . import __version__
 from .database import Connection, backend_schema, extension_schema, function
-from .errors import MODEL, Problem
+from .errors import MODEL, USAGE, Problem
 from .tensors import Float32Array
 
 
@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     width: int | None = None
     strength: float | None = None
     noise_level: int | None = None
+    class_label: int | None = None
 
 
 class Pictures(NamedTuple):
@@ -57,9 +58,11 @@ UPSCALING = ("StableDiffusionUpscalePipeline", "LDMSuperResolutionPipeline")
 SCHEDULE = ("model", "num_inference_steps", "timesteps", "scheduler", "eta", "strength")
 
 
-def model_name(connection: Connection, model: str | None) -> str:
-    """The model that is meant where none is named: the setting sql_diffusion.model, else the bundled one."""
-    row: Any = connection.execute("select coalesce(%s, sql_diffusion.default_model())", [model]).fetchone()
+def model_name(connection: Connection, model: str | None, has_prompt: bool = False) -> str:
+    """The model that is meant where none is named: the setting sql_diffusion.model, else a bundled one, which takes a prompt
+    where there is one."""
+    default = "default_text_model" if has_prompt else "default_model"
+    row: Any = connection.execute(f"select coalesce(%s, sql_diffusion.{default}())", [model]).fetchone()
     if row[0] is None:
         raise Problem("no model was named and none is bundled", "Give --model NAME: sql-diffusion list", MODEL)
     return str(row[0])
@@ -71,6 +74,22 @@ def task_of(connection: Connection, model: str, has_mask: bool) -> str:
     if row is not None and row[0] in UPSCALING:
         return "upscale"
     return "inpaint" if has_mask else "image_to_image"
+
+
+def check_prompt(connection: Connection, model: str, prompt: str | None) -> None:
+    """A model that takes a prompt has to be given one, and another not. One that does not exist the server refuses."""
+    row: Any = connection.execute(
+        """select exists (select from sql_diffusion.plan(m.name) p where p.operation = 'input' and p.key = 'encoder_hidden_states')
+           from sql_diffusion.models m
+           where m.name = %s""",
+        [model],
+    ).fetchone()
+    if row is not None and row[0] and prompt is None:
+        raise Problem(f'model "{model}" takes a prompt', "Give one: --prompt TEXT", USAGE)
+    if row is not None and not row[0] and prompt is not None:
+        raise Problem(
+            f'model "{model}" takes no prompt', "Leave --prompt out, or name a model: sql-diffusion list", USAGE
+        )
 
 
 def is_grey(connection: Connection, model: str) -> bool:
@@ -86,16 +105,15 @@ def is_grey(connection: Connection, model: str) -> bool:
 
 
 def with_strength(connection: Connection, request: Settings, pictures: Pictures) -> Settings:
-    """The request with the strength that it comes to, where the task has one. The server refuses pictures that it cannot
-    take."""
-    if pictures.task == "upscale" and request.strength is None:
-        return request
+    """The request with the strength, where the task has one, and the guidance that it comes to. The server refuses pictures
+    that it cannot take."""
     shapes = [list(pictures.image.shape), None if pictures.mask is None else list(pictures.mask.shape)]
     row: Any = connection.execute(
-        "select (sql_diffusion.redraw_settings(%s, %s::int[], %s::int[], %s, %s::real, %s::real, %s)).strength",
+        "select (s).strength, (s).guidance_scale from sql_diffusion.redraw_settings(%s, %s::int[], %s::int[], %s, %s::real, %s::real, %s) s",
         [pictures.task, *shapes, request.model, request.strength, request.guidance_scale, request.noise_level],
     ).fetchone()
-    return request._replace(strength=row[0])
+    strength, guidance_scale = row
+    return request._replace(strength=None if pictures.task == "upscale" else strength, guidance_scale=guidance_scale)
 
 
 def step_count(connection: Connection, request: Settings) -> int:
@@ -175,7 +193,7 @@ def decode(connection: Connection, latent: Float32Array, backend: str | None, mo
     return 2 * np.asarray(row[0], np.float32) - 1
 
 
-def description(connection: Connection, request: Settings, timesteps: list[float]) -> dict[str, str]:
+def description(connection: Connection, request: Settings, drawn: Drawn) -> dict[str, str]:
     """What made the picture, besides its seed: enough to make it again after the model's defaults have changed."""
     row: Any = connection.execute(
         "select coalesce(%s, sql_diffusion.scheduler_name(coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name'))), "
@@ -183,19 +201,28 @@ def description(connection: Connection, request: Settings, timesteps: list[float
         [request.scheduler, request.model],
     ).fetchone()
     scheduler, sha256 = row
+    _, height, width = drawn.samples[-1].shape
+    guidance_scale, negative_prompt = request.guidance_scale, request.negative_prompt
+    if request.prompt is not None:
+        told: Any = connection.execute(
+            "select (s).guidance_scale, (s).negative_prompt from sql_diffusion.text_to_image_settings(%s, %s, %s, %s::real, null, null, 0, null) s",
+            [request.prompt, request.model, negative_prompt, guidance_scale],
+        ).fetchone()
+        guidance_scale, negative_prompt = told
     text = {
         "Software": f"sql_diffusion {__version__}",
         "model": request.model,
         "sha256": sha256,
         "scheduler": scheduler,
-        "num_inference_steps": str(len(timesteps)),
-        "timesteps": ",".join(f"{timestep:g}" for timestep in timesteps),
+        "num_inference_steps": str(len(drawn.timesteps)),
+        "timesteps": ",".join(f"{timestep:g}" for timestep in drawn.timesteps),
         "eta": None if request.eta is None else f"{request.eta:g}",
         "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "guidance_scale": None if request.guidance_scale is None else f"{request.guidance_scale:g}",
-        "height": None if request.height is None else str(request.height),
-        "width": None if request.width is None else str(request.width),
+        "negative_prompt": negative_prompt,
+        "guidance_scale": None if guidance_scale is None else f"{guidance_scale:g}",
+        "class_label": None if request.class_label is None else str(request.class_label),
+        "height": str(height),
+        "width": str(width),
         "strength": None if request.strength is None else f"{request.strength:g}",
         "noise_level": None if request.noise_level is None else str(request.noise_level),
     }
@@ -205,7 +232,7 @@ def description(connection: Connection, request: Settings, timesteps: list[float
 def arguments(request: Settings, names: tuple[str, ...] = Settings._fields) -> sql.Composed:
     """model => 'butterflies', num_inference_steps => 50: what was given of these, by name."""
     return sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(key), sql.Literal(value))
+        sql.SQL("{} => {}" + "::real" * isinstance(value, float)).format(sql.Identifier(key), sql.Literal(value))
         for key, value in request._asdict().items()
         if value is not None and key in names
     )
