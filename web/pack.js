@@ -28,7 +28,8 @@ export async function packedDatabase(bundle) {
   await database.exec("truncate sql_diffusion.packed_kernels");
   // Nothing of this file system outlives an end of PostgreSQL, and what is kept is a copy: so no pages are logged whole, and no
   // log is laid by.
-  for (const setting of ["full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'", "jit = off"]) {
+  // What does not fit into work_mem goes to a file, which grows there by being copied.
+  for (const setting of ["work_mem = '128MB'", "full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'", "jit = off"]) {
     await database.exec(`alter system set ${setting}`);
   }
   // There is one connection, and no other database to make or to go to.
