@@ -42,6 +42,7 @@ SECTIONS = {
     "tables": "Tables",
     "pipeline": "Sampling",
     "text_to_image": "A picture from a prompt",
+    "redraw": "A picture from a picture",
     "schedulers": "Schedulers",
     "networks": "Networks",
     "operations": "Operations",

@@ -34,7 +34,7 @@ def made(db: str, *arguments: object) -> tuple[np.ndarray, dict[str, str]]:
     file = Path(command.succeed(db, "generate", *arguments).strip().splitlines()[-1])
     with Image.open(file) as picture:
         picture.load()
-        return np.asarray(picture, int), {key: str(value) for key, value in picture.info.items()}
+        return np.asarray(picture, int), {str(key): str(value) for key, value in picture.info.items()}
 
 
 def verb(db: str, call: str) -> np.ndarray:

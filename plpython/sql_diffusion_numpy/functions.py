@@ -1360,9 +1360,7 @@ def _redraw_samples(
         plpy, model, given.num_inference_steps, given.timesteps, given.scheduler, given.eta, settings["strength"]
     )
 
-    def condition(batch: slice) -> pipeline.Condition:
-        return pipeline.NOTHING
-
+    condition: Callable[[slice], pipeline.Condition] = lambda batch: pipeline.NOTHING  # noqa: E731
     if told is not None and given.guidance_rescale is not None:
         texts, label = [prompt or "" for prompt in prompts], settings["noise_level"]
         condition = _conditions(plpy, texts, model, told, given.guidance_rescale, label)
