@@ -26,12 +26,16 @@ export async function packedDatabase(bundle) {
 
   await database.exec("create extension sql_diffusion");
   await database.exec("truncate sql_diffusion.packed_kernels");
-  // Nothing of this file system outlives an end of PostgreSQL, and what is kept is a copy: so no pages are logged whole, and no
-  // log is laid by.
-  // What does not fit into work_mem goes to a file, which grows there by being copied.
-  for (const setting of ["work_mem = '128MB'", "full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'", "jit = off"]) {
-    await database.exec(`alter system set ${setting}`);
-  }
+  const settings = [
+    // What does not fit into work_mem goes to a file, and files are memory too.
+    "work_mem = '128MB'",
+    // PostgreSQL 16 and later sort whole rows for an aggregate, arrays in them included, which image_from_png has many of.
+    "enable_presorted_aggregate = off",
+    // Nothing outlives an end of PostgreSQL, and what is kept is a copy: no pages are logged whole, and no log is laid by.
+    "full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'",
+    "jit = off",
+  ];
+  for (const setting of settings) await database.exec(`alter system set ${setting}`);
   // There is one connection, and no other database to make or to go to.
   for (const template of ["template0", "template1"]) {
     await database.exec(`update pg_database set datistemplate = false, datallowconn = true where datname = '${template}'`);
