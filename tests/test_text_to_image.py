@@ -45,6 +45,8 @@ PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "XL, zeros for no negative prompt": ("XL", FIVE_LANGUAGES[2], {"num_inference_steps": 2}),
     "XL, negative prompt": ("XL", FIVE_LANGUAGES[0], {"negative_prompt": "a moth", "num_inference_steps": 2}),
     "XL, not square, clip_skip": ("XL", FIVE_LANGUAGES[3], {"height": 16, "width": 24, "clip_skip": 1, "num_inference_steps": 2}),
+    "turbo": ("turbo", FIVE_LANGUAGES[0], {"num_inference_steps": 1, "guidance_scale": 0.0}),
+    "turbo, four steps": ("turbo", FIVE_LANGUAGES[1], {"num_inference_steps": 4, "guidance_scale": 0.0}),
     "consistency, its defaults": ("consistency", FIVE_LANGUAGES[4], {}),
     "consistency, two steps": ("consistency", FIVE_LANGUAGES[0], {"num_inference_steps": 2, "guidance_scale": 2.0}),
 }  # fmt: skip

@@ -134,6 +134,15 @@ def consistency(folders: dict[str, Path]) -> Any:
     )  # fmt: skip
 
 
+def turbo(folders: dict[str, Path]) -> Any:
+    """2.1, distilled to one step without guidance (arXiv 2311.17042)."""
+    pipeline = stable_diffusion_2(folders)
+    pipeline.scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
+    return pipeline
+
+
 def larger_autoencoder(folders: dict[str, Path]) -> Any:
     """Its latents are an eighth of the picture's height and width, as in all that are published."""
     pipeline = stable_diffusion_1(folders)
@@ -153,6 +162,7 @@ PIPELINES: dict[str, Callable[[dict[str, Path]], Any]] = {
     "2": stable_diffusion_2,
     "XL": stable_diffusion_xl,
     "consistency": consistency,
+    "turbo": turbo,
     "eighths": larger_autoencoder,
 }
 
