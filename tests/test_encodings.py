@@ -43,9 +43,6 @@ SETTINGS = {
 JIT = {"jit": "on", "jit_above_cost": "0", "jit_inline_above_cost": "0", "jit_optimize_above_cost": "0"}
 
 
-# Timesteps are double precision since 1.2.0, and a server with extra_float_digits at -15 writes 50 as 5e+01: to be mended here
-# and in what reads them as text.
-pytestmark = pytest.mark.xfail(reason="timesteps as text depend on extra_float_digits", strict=False)
 
 @pytest.fixture(scope="module", params=list(ENCODINGS))
 def odd_database(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
@@ -78,21 +75,32 @@ def folder(rng: np.random.Generator, tmp_path: Path) -> Path:
     return tmp_path / "pipeline"
 
 
-def answers(connection: psycopg.Connection, model: str, backend: str) -> list[Any]:
-    """Of every function that people call, and some beneath."""
-    queries = (
-        "select public.ddpm_generate(7, %(model)s, 2, backend => %(backend)s)",
-        "select public.ddpm_generate(7, %(model)s, 2, scheduler => 'DDIM', backend => %(backend)s)",
-        "select sql_diffusion.scheduler_name('DDIMScheduler')",
-        "select array_agg((s.step, s.timestep)::text order by s.step) from public.ddpm_steps(7, %(model)s, 2, backend => %(backend)s) s",
-        "select seed from public.ddpm_generate(array[1, 2], %(model)s, 1, backend => %(backend)s)",
-        "select public.image_png(public.ddpm_generate(7, %(model)s, 2, backend => %(backend)s), scale => 2)",
-        "select array_agg(a) from public.image_ascii(public.ddpm_generate(7, %(model)s, 2, backend => 'sql')) a",
-        "select sql_diffusion.randn(7, '{3}')",
-        "select sql_diffusion_numpy.randn(7, '{3}')",
-        "select array_agg((s.beta, s.alpha_cumprod) order by s.timestep) "
-        "from sql_diffusion.models m, sql_diffusion.noise_schedule(m.scheduler) s where m.bundled",
-    )
+# Every function that people call, and some beneath.
+QUERIES = (
+    "select public.ddpm_generate(7, %(model)s, 2, backend => %(backend)s)",
+    "select public.ddpm_generate(7, %(model)s, 2, scheduler => 'DDIM', backend => %(backend)s)",
+    "select sql_diffusion.scheduler_name('DDIMScheduler')",
+    "select array_agg(s.timestep order by s.step) from public.ddpm_steps(7, %(model)s, 2, backend => %(backend)s) s",
+    "select seed from public.ddpm_generate(array[1, 2], %(model)s, 1, backend => %(backend)s)",
+    "select public.image_png(public.ddpm_generate(7, %(model)s, 2, backend => %(backend)s), scale => 2)",
+    "select array_agg(a) from public.image_ascii(public.ddpm_generate(7, %(model)s, 2, backend => 'sql')) a",
+    "select sql_diffusion.randn(7, '{3}')",
+    "select sql_diffusion_numpy.randn(7, '{3}')",
+    "select array_agg((s.beta, s.alpha_cumprod) order by s.timestep) "
+    "from sql_diffusion.models m, sql_diffusion.noise_schedule(m.scheduler) s where m.bundled",
+)
+# Compiling takes seconds a query: once through the layers, and what else there is that is not a layer.
+COMPILED = (
+    "select public.ddpm_generate(7, %(model)s, 1, backend => %(backend)s)",
+    "select public.image_png(array_fill(0.5::real, '{3,4,5}'), scale => 2, backend => %(backend)s)",
+    "select array_agg(a) from public.image_ascii(array_fill(0.5::real, '{3,4,5}')) a",
+    "select sql_diffusion.randn(7, '{3}')",
+)
+
+
+def answers(
+    connection: psycopg.Connection, model: str, backend: str, queries: tuple[str, ...] = QUERIES
+) -> list[Any]:
     with connection.cursor(binary=True) as cursor:
         found = []
         for query in queries:
@@ -100,6 +108,18 @@ def answers(connection: psycopg.Connection, model: str, backend: str) -> list[An
             assert row is not None
             found.append(row[0])
         return found
+
+
+def schedules(connection: psycopg.Connection) -> list[Any]:
+    """The rows of every sampler, down to the last bit, with an eta of many digits where it takes one."""
+    with connection.cursor(binary=True) as cursor:
+        return cursor.execute(
+            """select s.name, r.*
+               from sql_diffusion.schedulers() s,
+                    sql_diffusion.scheduler_timesteps(pg_catalog.jsonb_build_object('_class_name', s.class_name), null, 7,
+                                                      eta => case when s.uses_eta then 0.123456789::real end) r
+               order by s.name, r.step"""
+        ).fetchall()
 
 
 def test_the_settings_of_a_database_change_nothing(
@@ -119,6 +139,8 @@ def test_the_settings_of_a_database_change_nothing(
                 odd.read_only = True
                 for ours, theirs in zip(answers(odd, model, backend), answers(plain, model, backend), strict=True):
                     assert ours == theirs
+                if backend == "sql":
+                    assert schedules(odd) == schedules(plain)
     finally:
         command.succeed(numpy_database, "remove", model)
         command.succeed(name, "remove", model)
@@ -126,10 +148,10 @@ def test_the_settings_of_a_database_change_nothing(
 
 def test_compiling_everything_changes_nothing(numpy_connection: psycopg.Connection, rng: np.random.Generator) -> None:
     insert_model(numpy_connection, "compiled", random_unet(rng))
-    without = answers(numpy_connection, "compiled", "sql")
+    without = answers(numpy_connection, "compiled", "sql", COMPILED)
     for setting, value in JIT.items():
         numpy_connection.execute(f"set local {setting} to {value}".encode())
-    assert answers(numpy_connection, "compiled", "sql") == without
+    assert answers(numpy_connection, "compiled", "sql", COMPILED) == without
 
 
 def test_the_helper_in_a_database_of_any_encoding(odd_database: tuple[str, str], folder: Path, tmp_path: Path) -> None:
@@ -140,7 +162,7 @@ def test_the_helper_in_a_database_of_any_encoding(odd_database: tuple[str, str],
     listed = json.loads(command.succeed(name, "list", "--json"))
     assert [each["name"] for each in listed] == sorted(["butterflies", model], key=str.encode)
     shown = json.loads(command.succeed(name, "show", model, "--json"))
-    assert shown["name"] == model and shown["plan"][0]["operation"] == "time_embedding"
+    assert shown["name"] == model and shown["plan"][0]["operation"] == "input"
     found = json.loads(command.succeed(name, "doctor", "--json"))
     assert [each for each in found if each["state"] == "missing"] == []
     for backend in ("sql", "numpy"):
