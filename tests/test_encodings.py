@@ -43,7 +43,6 @@ SETTINGS = {
 JIT = {"jit": "on", "jit_above_cost": "0", "jit_inline_above_cost": "0", "jit_optimize_above_cost": "0"}
 
 
-
 @pytest.fixture(scope="module", params=list(ENCODINGS))
 def odd_database(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A new database of an encoding, with SETTINGS and both extensions, and a name that its encoding can write."""
@@ -98,9 +97,7 @@ COMPILED = (
 )
 
 
-def answers(
-    connection: psycopg.Connection, model: str, backend: str, queries: tuple[str, ...] = QUERIES
-) -> list[Any]:
+def answers(connection: psycopg.Connection, model: str, backend: str, queries: tuple[str, ...] = QUERIES) -> list[Any]:
     with connection.cursor(binary=True) as cursor:
         found = []
         for query in queries:
