@@ -12,7 +12,10 @@ language sql stable parallel safe rows 50
 begin atomic
   select sql_diffusion.component_config(model);
   with own as (
-    select m.scheduler || jsonb_build_object('_class_name', coalesce(m.defaults ->> 'scheduler', m.scheduler ->> '_class_name')) as config,
+    -- Two pipelines make a scheduler of their own of the one that they are given.
+    select m.scheduler || jsonb_build_object('_class_name', coalesce(m.defaults ->> 'scheduler',
+                                                                     case m.pipeline when 'DDIMPipeline' then 'DDIMScheduler' when 'PNDMPipeline' then 'PNDMScheduler' end,
+                                                                     m.scheduler ->> '_class_name')) as config,
            m.defaults,
            m.pipeline
     from sql_diffusion.models m
@@ -38,7 +41,7 @@ begin atomic
                               case when s.pipeline like 'LatentConsistency%' then 4
                                    when s.pipeline = 'StableDiffusionUpscalePipeline' then 75
                                    when s.pipeline = 'LDMSuperResolutionPipeline' then 100
-                                   when s.pipeline in ('DDPMPipeline', 'DDIMPipeline') and s.config ->> '_class_name' = 'DDPMScheduler' then 1000
+                                   when s.pipeline in ('DDPMPipeline', 'DDIMPipeline', 'PNDMPipeline') and s.config ->> '_class_name' = 'DDPMScheduler' then 1000
                                    else 50 end)
                 else coalesce(num_inference_steps, (s.defaults ->> 'num_inference_steps')::int) end as number,
            given.list,
@@ -220,9 +223,19 @@ language sql stable parallel safe
 return case
        when exists (select from sql_diffusion.plan(model) p where p.operation = 'input' and p.key = 'encoder_hidden_states')
        then sql_diffusion.fail(format('model "%s" takes a prompt', model), 'Its pictures: text_to_image(''...'', seed, model => ''...'').')
-       else true
+       else (
+         select case
+                when channels.given not in (channels.taken, 2 * channels.taken)
+                then sql_diffusion.fail(format('model "%s" takes %s channels and gives %s, expected as many as it takes, or twice as many with a variance', model, channels.taken, channels.given),
+                                        'Its network runs: sql_diffusion.unet. What the further channels are to be, no pipeline says.')
+                else true
+                end
+         from (select min(p.in_channels) filter (where p.operation = 'input' and p.key = 'sample') as taken, (array_agg(p.out_channels order by p.step desc))[1] as given
+               from sql_diffusion.plan(model) p) channels
+       )
        end;
-comment on function sql_diffusion.check_unconditional(text) is 'True for a model whose U-Net takes no text, otherwise an error (22023).';
+comment on function sql_diffusion.check_unconditional(text) is
+  'True for a model whose U-Net takes no text and gives what it takes, as many channels, or twice as many where the variance is learned; otherwise an error (22023).';
 
 create function sql_diffusion.with_label(condition sql_diffusion.condition, label int) returns sql_diffusion.condition
 language sql immutable strict parallel safe

@@ -9,6 +9,9 @@
 -- a multistep method the outputs before. Coefficients are computed in single precision, operation by operation as torch does: near the
 -- end of a schedule 1 - alpha_cumprod keeps few digits.
 --
+-- A network may give twice as many channels as the sample has: the output, and behind it how much noise each value is to get, from -1 to 1 for the
+-- least to the greatest (Improved Denoising Diffusion Probabilistic Models, arXiv 2102.09672, equation 15). ddpm heeds it with variance_type learned_range.
+--
 -- A file of schedulers/ is a scheduler of diffusers: NAME_scheduler() says what it is called and how it is set, NAME_schedule() gives its
 -- rows. The file is all that there is of it: make finds it there.
 
@@ -31,13 +34,16 @@ create type sql_diffusion.schedule_step as (
   memory_update         double precision[],
   initial_noise         double precision,
   added_original        double precision,
-  added_noise           double precision
+  added_noise           double precision,
+  least_log_noise       double precision,
+  greatest_log_noise    double precision
 );
 comment on type sql_diffusion.schedule_step is
   'One pass of a schedule: its number from 1, the timestep that the network is told (it may have a fraction), the one the step leads to (below 0: the finished picture), '
   'what the network''s input is multiplied by, and the coefficients of the update (see scheduler_step). clip_range NULL: no clipping; threshold_ratio and threshold_max: '
   'dynamic thresholding. draws_noise: whether fresh noise is drawn from the stream. memory_update: a row for each tensor that is remembered, with the coefficients of original, sample, '
-  'output and each tensor remembered before. To begin at this step: initial_noise * noise, or added_original * picture + added_noise * noise.';
+  'output and each tensor remembered before. To begin at this step: initial_noise * noise, or added_original * picture + added_noise * noise. '
+  'least_log_noise and greatest_log_noise: where the network predicts the variance (variance_type learned_range), the logarithms of the noise coefficients that it chooses between; else NULL.';
 
 create type sql_diffusion.scheduler as (
   name        text,
@@ -79,7 +85,8 @@ create function sql_diffusion.schedule_row(
   output_coefficient double precision default 0, noise_coefficient double precision default 0, draws_noise boolean default false,
   memory_coefficients double precision[] default '{}', memory_update double precision[] default '{}',
   input_scale double precision default 1, initial_noise double precision default 1,
-  added_original double precision default null, added_noise double precision default null
+  added_original double precision default null, added_noise double precision default null,
+  least_log_noise double precision default null, greatest_log_noise double precision default null
 ) returns sql_diffusion.schedule_step
 language sql immutable parallel safe
 return row(
@@ -88,10 +95,10 @@ return row(
   case when (config ->> 'thresholding')::boolean then (config ->> 'dynamic_thresholding_ratio')::double precision end,
   case when (config ->> 'thresholding')::boolean then (config ->> 'sample_max_value')::double precision end,
   original_coefficient, sample_coefficient, output_coefficient, noise_coefficient, draws_noise, memory_coefficients, memory_update,
-  initial_noise, added_original, added_noise
+  initial_noise, added_original, added_noise, least_log_noise, greatest_log_noise
 )::sql_diffusion.schedule_step;
 comment on function sql_diffusion.schedule_row(jsonb, int, double precision, double precision, double precision, double precision, double precision, double precision, double precision,
-    double precision, boolean, double precision[], double precision[], double precision, double precision, double precision, double precision) is
+    double precision, boolean, double precision[], double precision[], double precision, double precision, double precision, double precision, double precision, double precision) is
   'A row of a schedule, of numbers that are named; clipping or thresholding is what the scheduler''s complete configuration says.';
 
 create function sql_diffusion.evenly_spaced_timesteps(config jsonb, num_inference_steps int) returns table (step int, timestep int)

@@ -155,9 +155,9 @@ comment on function sql_diffusion.check_scheduler(jsonb) is
 create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
-         when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
+         when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'PNDMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
                            'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'LDMSuperResolutionPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, PNDMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 
@@ -342,9 +342,15 @@ language sql immutable parallel safe
 begin atomic
   select sql_diffusion.check_tensor(sample, 'scheduler_step: sample'),
          sql_diffusion.check_tensor(model_output, 'scheduler_step: model_output'),
-         sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample'),
+         case when (step).least_log_noise is null and array_length(model_output, 1) is distinct from 2 * array_length(sample, 1)
+              then sql_diffusion.check_same_shape(model_output, sample, 'scheduler_step: model_output', 'sample')
+              when sql_diffusion.shape(model_output) is distinct from array_prepend(2 * array_length(sample, 1), (sql_diffusion.shape(sample))[2:])
+              then sql_diffusion.fail(format('scheduler_step: model_output has shape %s, expected %s: twice the channels of sample, the output and the variance',
+                                             sql_diffusion.shape(model_output), array_prepend(2 * array_length(sample, 1), (sql_diffusion.shape(sample))[2:]))) end,
          case when coalesce(abs((step).original_from_sample) + abs((step).original_from_output) + abs((step).original_coefficient) + abs((step).sample_coefficient)
                             + abs((step).output_coefficient) + abs((step).noise_coefficient), 'infinity') >= 'infinity'
+                   or coalesce(abs((step).least_log_noise), 0) + coalesce(abs((step).greatest_log_noise), 0) >= 'infinity'
+                   or ((step).least_log_noise is null) <> ((step).greatest_log_noise is null)
                    or (step).draws_noise is null or not coalesce((step).clip_range >= 0, true)
                    or not coalesce((step).threshold_ratio between 0 and 1 and (step).threshold_max > 0, (step).threshold_ratio is null)
                    or coalesce(cardinality((step).memory_coefficients), 9) > 5
@@ -364,11 +370,12 @@ begin atomic
          case when (step).draws_noise then sql_diffusion.check_values(noise, 'scheduler_step: noise') end,
          case when memory is not null then sql_diffusion.check_values(memory, 'scheduler_step: memory') end;
   with remembered as materialized (
-    select array(select unnest(memory)) as flat, cardinality(sample) as n
+    select array(select unnest(memory)) as flat, cardinality(sample) as n, array_length(model_output, 1) > array_length(sample, 1) as predicts_variance
   ),
   element as (
     select unnest(sample) as x,
-           unnest(model_output) as output,
+           unnest(case when r.predicts_variance then model_output[1 : array_length(sample, 1)] else model_output end) as output,
+           unnest(case when (step).least_log_noise is not null then model_output[array_length(sample, 1) + 1 :] end) as variance,
            unnest(case when (step).draws_noise then noise else array_fill(0::real, array[r.n]) end) as noise,
            unnest(r.flat[1 : r.n]) as memory_1,
            unnest(r.flat[r.n + 1 : 2 * r.n]) as memory_2,
@@ -378,7 +385,7 @@ begin atomic
     from remembered r
   ),
   guess as (
-    select e.x, e.output, e.noise, e.memory_1, e.memory_2, e.memory_3, e.memory_4, e.memory_5,
+    select e.x, e.output, e.variance, e.noise, e.memory_1, e.memory_2, e.memory_3, e.memory_4, e.memory_5,
            (step).original_from_sample * e.x + (step).original_from_output * e.output as original
     from element e
   ),
@@ -388,7 +395,7 @@ begin atomic
                 then least(greatest((select percentile_cont((step).threshold_ratio) within group (order by abs(g.original)) from guess g), 1), (step).threshold_max) end as threshold
   ),
   clipped as (
-    select g.x, g.output, g.noise, g.memory_1, g.memory_2, g.memory_3, g.memory_4, g.memory_5,
+    select g.x, g.output, g.variance, g.noise, g.memory_1, g.memory_2, g.memory_3, g.memory_4, g.memory_5,
            -- Clipping keeps the guess in the range of pictures; least and greatest pass over a NULL range.
            greatest(least(g.original, coalesce(b.threshold, (step).clip_range)), -coalesce(b.threshold, (step).clip_range)) / coalesce(b.threshold, 1) as original
     from guess g, bound b
@@ -398,7 +405,8 @@ begin atomic
            array_agg(((step).original_coefficient * c.original
                                  + (step).sample_coefficient * c.x
                                  + (step).output_coefficient * c.output
-                                 + (step).noise_coefficient * c.noise
+                                 + case when c.variance is null then (step).noise_coefficient
+                                        else exp(least(greatest(((step).least_log_noise * (1 - c.variance) + (step).greatest_log_noise * (1 + c.variance)) / 2, -700), 700)) end * c.noise
                                  + coalesce((step).memory_coefficients[1] * c.memory_1, 0)
                                  + coalesce((step).memory_coefficients[2] * c.memory_2, 0)
                                  + coalesce((step).memory_coefficients[3] * c.memory_3, 0)
@@ -428,7 +436,7 @@ end;
 comment on function sql_diffusion.scheduler_step(real[], real[], real[], sql_diffusion.schedule_step, real[]) is
   'One update of a sampler: from the network''s output, the sample, fresh noise (all of one shape; noise may be NULL where the step draws none) and what the step before gave to remember '
   '(that many tensors; NULL at first) to the sample of the previous timestep, the guess of the picture without noise, and what to remember. '
-  'The sums are those of the row: see schedule_step. Ho et al. (arXiv 2006.11239) equations 7 and 15; Song et al. (arXiv 2010.02502) equation 12; each scheduler''s own.';
+  'The output may have twice the channels, the prediction and behind it what variance_type learned_range goes by. The sums are those of the row: see schedule_step. Ho et al. (arXiv 2006.11239) equations 7 and 15; Song et al. (arXiv 2010.02502) equation 12; each scheduler''s own.';
 
 create function sql_diffusion.add_noise_at(original real[], noise real[], step sql_diffusion.schedule_step) returns real[]
 language sql immutable parallel safe

@@ -60,6 +60,17 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "input centred": {"center_input_sample": True},
     "scale and shift": {"resnet_time_scale_shift": "scale_shift"},
     "scale and shift, attention groups": {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4},
+    "gelu": {"act_fn": "gelu"},
+    "mish, scale and shift": {"act_fn": "mish", "resnet_time_scale_shift": "scale_shift"},
+    "relu": {"act_fn": "ReLU"},
+    "silu by its other name": {"act_fn": "Swish"},
+    "gelu, resampled by resnets": {
+        "act_fn": "gelu",
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "down_block_types": ["AttnDownBlock2D"] * 2,
+        "up_block_types": ["AttnUpBlock2D"] * 2,
+    },
     "a time embedding of its own width": {"time_embedding_dim": 20},
     "an odd number of channels": {"block_out_channels": [9, 15], "norm_num_groups": 3, "attention_head_dim": 5},
 }

@@ -61,6 +61,7 @@ AUTOENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "kl, other channels": (AutoencoderKL, {**KL, "in_channels": 2, "out_channels": 5, "latent_channels": 3}),
     "kl, no quant_conv": (AutoencoderKL, {**KL, "use_quant_conv": False, "use_post_quant_conv": False}),
     "kl, no attention": (AutoencoderKL, {**KL, "mid_block_add_attention": False}),
+    "kl, gelu": (AutoencoderKL, {**KL, "act_fn": "gelu"}),
     "kl, attention in blocks": (
         AutoencoderKL,
         {

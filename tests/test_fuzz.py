@@ -125,11 +125,9 @@ odd_documents = st.one_of(
 )  # fmt: skip
 odd_generators = st.sampled_from([None, "(,,)", '("{1,2}",0,)', '("{}",624,)', '("{-5}",-1,NaN)'])
 odd_steps = st.one_of(
-    st.sampled_from([None, "(" + 18 * "," + ")"]),
-    st.lists(odd_reals, min_size=10, max_size=10).map(
-        lambda reals: (
-            "(1,5,4," + ",".join("" if each is None else float_text(each) for each in reals) + ",t,{},{},1,1,1)"
-        )
+    st.sampled_from([None, "(" + 20 * "," + ")"]),
+    st.lists(odd_reals.map(lambda real: "" if real is None else float_text(real)), min_size=12, max_size=12).map(
+        lambda reals: f"(1,5,4,{','.join(reals[:10])},t,{{}},{{}},1,1,1,{reals[10]},{reals[11]})"
     ),
 )
 
@@ -351,7 +349,7 @@ block = {"model": "small", "component": "unet"}
 tokenizers: Arguments = {"model": "small", "component": st.sampled_from(["tokenizer", "tokenizer_2"])}
 ids = st.lists(st.integers(0, 800), max_size=20).map(array_text)
 steps = st.builds(
-    lambda a, b, clip, c, d, e, f, g, h: f"(1,5,4,1,{a},{b},{clip},,,{c},{d},{e},{f},t,{{}},{{}},1,{g},{h})",
+    lambda a, b, clip, c, d, e, f, g, h: f"(1,5,4,1,{a},{b},{clip},,,{c},{d},{e},{f},t,{{}},{{}},1,{g},{h},,)",
     *[st.sampled_from([0.1, 0.9, 1.0, 1.5, -0.4])] * 9,
 )
 

@@ -443,7 +443,7 @@ def test_networks_that_are_not_run(db: str, pipeline: Path) -> None:
         return command.fail(db, 4, "load", pipeline)
 
     assert "UNet2DConditionModel" in with_config(_class_name="UNet2DConditionModel")
-    assert "act_fn" in with_config(act_fn="gelu")
+    assert "act_fn" in with_config(act_fn="leaky_relu")
     assert "SkipDownBlock2D" in with_config(down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"])
     (pipeline / "unet/config.json").write_text("{")
     assert "unet/config.json is not JSON" in command.fail(db, 4, "load", pipeline)

@@ -70,6 +70,12 @@ CONDITIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "scale and shift": ({"resnet_time_scale_shift": "scale_shift"}, {}),
     "no downsample padding": ({"downsample_padding": 0}, {}),
     "input centred": ({"center_input_sample": True}, {}),
+    "gelu": ({"act_fn": "gelu"}, {}),
+    "mish, class by its wave": ({"act_fn": "mish", "class_embed_type": "timestep"}, {"class_labels": ()}),
+    "relu, class projected": (
+        {"act_fn": "relu", "class_embed_type": "projection", "projection_class_embeddings_input_dim": 6},
+        {"class_labels": (6,)},
+    ),
     "sin before cos": ({"flip_sin_to_cos": False, "freq_shift": 1}, {}),
     "a time embedding of its own width": ({"time_embedding_dim": 20}, {}),
     "consistency": ({"time_cond_proj_dim": 14}, {"timestep_cond": (14,)}),

@@ -16,7 +16,7 @@ NOT_COMPUTING = [
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
     "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     # networks as rows
-    "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
+    "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "activation", "activation_settings", "unet_layout", "image_shape",
     "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
     # schedules, which are computed in one place, SQL
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
@@ -35,7 +35,7 @@ NOT_COMPUTING = [
 # Steps of a computation that SQL cuts into functions of its own: of the layer whose name they begin with, and these.
 STEPS = [
     "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "embedding_%", "gelu_factor", "group_norm_%", "layer_norm_%", "linear_%",
-    "%\\_of_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
+    "%\\_of_maps", "activated", "activated_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
     "transpose", "with_shape", "worth_workers",
     # of text_to_image
     "encode_prompt", "prompt_condition", "prompt_conditions", "guidance", "sample_steps",

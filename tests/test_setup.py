@@ -86,6 +86,35 @@ def test_the_message_without_sudo_names_every_package_at_once(sources: Path) -> 
     assert list((sources.parent / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("has_client", [True, False])
+def test_what_is_installed_is_what_the_release_has(sources: Path, has_client: bool) -> None:
+    """Docker's command is a package of its own in Debian 13 only; and nothing is left in /etc of what kept clusters away."""
+    path, installed = bare_path(sources, "rmdir", "tee", "true"), sources.parent / "installed"
+    programs = {
+        "apt-get": f'echo "$*" >>{installed}',
+        "apt-cache": f'[ "$1" != show ] || exit {int(not has_client)}; echo "  Depends: postgresql-17"',
+        "sudo": '"$@"',
+    }
+    for name, script in programs.items():
+        program = sources.parent / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    script = f"""
+set -eu
+. scripts/prepare
+no_cluster={sources.parent}/etc/createcluster.d/sql_diffusion.conf
+find_postgresql() {{ return 0; }}
+required=' git docker.io docker-cli postgresql postgresql-plpython3'
+install_required
+"""
+    done = ordinary(sources, "sh", "-c", script, path=path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in installed.read_text().splitlines() if line.startswith("install ")]
+    assert ("docker-cli" in line.split()) == has_client
+    assert {"git", "docker.io", "postgresql", "postgresql-plpython3-17"} <= set(line.split())
+    assert not (sources.parent / "etc/createcluster.d").exists()
+
+
 def test_an_ordinary_user_builds_and_installs_without_root(sources: Path) -> None:
     """Into a copy of the PostgreSQL that is installed, which is as it was before."""
     script = f"""

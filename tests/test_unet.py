@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "time embedding": ({"time_embedding_type": "learned"}, "time_embedding_type"),
     "downsampling": ({"downsample_type": "fir"}, "downsample_type"),
     "upsampling": ({"upsample_type": "fir"}, "upsample_type"),
-    "activation": ({"act_fn": "gelu"}, "act_fn"),
+    "activation": ({"act_fn": "leaky_relu"}, "act_fn"),
     "classes": ({"class_embed_type": "projection"}, "class_embed_type"),
     "number of classes": ({"num_class_embeds": 0}, "num_class_embeds"),
     "no channels": ({"in_channels": 0, "out_channels": 0}, "in_channels"),

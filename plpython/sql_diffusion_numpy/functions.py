@@ -851,10 +851,22 @@ def randn_of(plpy: Any, generator: Any, shape: Any) -> Any:
 # Schedulers
 
 
+def _check_model_output(output: np.ndarray, sample: np.ndarray, variance: bool) -> None:
+    """Of the sample's shape, or of twice its channels, which it is where the step goes by a predicted variance."""
+    doubled = (2 * len(sample), *sample.shape[1:])
+    if not variance and len(output) != doubled[0]:
+        check_same_shape(output, sample, "scheduler_step: model_output", "sample")
+    elif output.shape != doubled:
+        fail(
+            f"scheduler_step: model_output has shape {braces(output.shape)}, expected {braces(doubled)}: "
+            "twice the channels of sample, the output and the variance"
+        )
+
+
 @boundary
 def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: Any, memory: Any) -> Any:
     x, output = tensor(sample, "scheduler_step: sample"), tensor(model_output, "scheduler_step: model_output")
-    check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    _check_model_output(output, x, step is not None and step["least_log_noise"] is not None)
     row = _schedule_step(plpy, step)
     drawn = None
     if row.draws_noise:
@@ -881,7 +893,7 @@ def scheduler_step(plpy: Any, model_output: Any, sample: Any, noise: Any, step: 
 
 
 _STEP_TYPES = [
-    "int", *["double precision"] * 12, "boolean", *["double precision[]"] * 2, *["double precision"] * 3
+    "int", *["double precision"] * 12, "boolean", *["double precision[]"] * 2, *["double precision"] * 5
 ]  # fmt: skip
 
 
@@ -900,6 +912,9 @@ def _schedule_step(plpy: Any, step: dict[str, Any] | None) -> schedulers.Schedul
     bounded = row.clip_range is None or row.clip_range >= 0
     if row.threshold_ratio is not None:
         bounded = bounded and 0 <= row.threshold_ratio <= 1 and row.threshold_max is not None and row.threshold_max > 0
+    log_noise = [row.least_log_noise, row.greatest_log_noise]
+    if log_noise != [None, None]:
+        bounded = bounded and all(value is not None and np.isfinite(value) for value in log_noise)
     if not whole or not bounded:
         fail(f"scheduler_step: step is {_written(plpy, step)}, expected a row of scheduler_timesteps")
     return row
@@ -947,7 +962,7 @@ def predict_original_sample(plpy: Any, model_output: Any, sample: Any, timestep:
     x = tensor(sample, "predict_original_sample: sample")
     step = _training_timestep(plpy, model, timestep)
     output = tensor(model_output, "scheduler_step: model_output")
-    check_same_shape(output, x, "scheduler_step: model_output", "sample")
+    _check_model_output(output, x, step.least_log_noise is not None)
     check_all_values("scheduler_step", sample=(x, sample), model_output=(output, model_output))
     return schedulers.scheduler_step(output[None], x[None], None, step)[1][0]
 
@@ -1067,7 +1082,7 @@ def _sample(
     session.begin(plpy)
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
     taken = [row.key for row in unet.plan if row.operation == "input"]
-    if "encoder_hidden_states" in taken:
+    if "encoder_hidden_states" in taken or unet.plan[-1].out_channels not in (shape[0], 2 * shape[0]):
         session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
     session.query(plpy, _BEGINS, ["text"], [model])
     if "class_labels" in taken or class_label is not None:

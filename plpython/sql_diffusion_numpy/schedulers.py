@@ -31,6 +31,8 @@ class ScheduleStep(NamedTuple):
     initial_noise: float
     added_original: float
     added_noise: float
+    least_log_noise: float | None
+    greatest_log_noise: float | None
 
 
 def scaled(array: np.ndarray, factor: float) -> np.ndarray:
@@ -47,8 +49,10 @@ def scheduler_step(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """One update: -> prev_sample and pred_original_sample, (batch, ...) as the sample is, and what to remember.
 
+    model_output may have twice the channels: the output, and behind it how much noise each value is to get, from -1 to 1.
     noise is there where the step draws it. memory is (tensors, batch, ...), what the step before gave to remember, None at first.
     """
+    model_output, variance = model_output[:, : sample.shape[1]], model_output[:, sample.shape[1] :]
     x, output = sample.astype(np.float64), model_output.astype(np.float64)
     original = step.original_from_sample * x + step.original_from_output * model_output
     if step.threshold_ratio is not None:
@@ -59,7 +63,7 @@ def scheduler_step(
     previous = step.original_coefficient * original + step.sample_coefficient * x
     previous += step.output_coefficient * output
     if step.draws_noise and noise is not None:
-        previous += step.noise_coefficient * noise.astype(np.float64)
+        previous += _noise_coefficient(step, variance) * noise.astype(np.float64)
     for coefficient, tensor in zip(step.memory_coefficients, remembered, strict=False):
         if coefficient:
             previous += coefficient * tensor
@@ -68,6 +72,14 @@ def scheduler_step(
         for row in step.memory_update
     ]
     return previous.astype(F), original.astype(F), np.array(kept, F) if kept else None
+
+
+def _noise_coefficient(step: ScheduleStep, variance: np.ndarray) -> np.ndarray | float:
+    """How much noise is added, of each value where the network says it: Nichol and Dhariwal (arXiv:2102.09672), equation 15."""
+    if step.least_log_noise is None or step.greatest_log_noise is None:
+        return step.noise_coefficient
+    share = variance.astype(np.float64)
+    return np.exp(np.clip((step.least_log_noise * (1 - share) + step.greatest_log_noise * (1 + share)) / 2, -700, 700))
 
 
 def _threshold(original: np.ndarray, ratio: float, most: float) -> np.ndarray:

@@ -36,6 +36,7 @@ LATENTS_XL: Networks = {**LATENTS, "text_encoder_2": ("CLIPTextModelWithProjecti
 PIPELINES: dict[str, Networks] = {
     "DDPMPipeline": PIXELS,
     "DDIMPipeline": PIXELS,
+    "PNDMPipeline": PIXELS,
     "LDMPipeline": {"vqvae": ("VQModel", "AutoencoderKL"), "unet": (NETWORK,)},
     "LDMSuperResolutionPipeline": {"vqvae": ("VQModel", "AutoencoderKL"), "unet": (NETWORK,)},
     "StableDiffusionPipeline": LATENTS,
@@ -48,6 +49,15 @@ PIPELINES: dict[str, Networks] = {
     "LatentConsistencyModelPipeline": LATENTS,
     "LatentConsistencyModelImg2ImgPipeline": LATENTS,
 }
+# Others that draw with a U-Net of pixels, and why they are not run.
+NOT_RUN = {
+    "ScoreSdeVePipeline": "Its corrector steps as far as the output's size tells it, which no schedule has in its rows",
+    "KarrasVePipeline": "It adds noise between its two passes, which no scheduler here does",
+    "RePaintPipeline": "It paints over a part of a picture that is given",
+    "ConsistencyModelPipeline": "Its scheduler, CMStochasticIterativeScheduler, is not here",
+    "LDMSuperResolutionPipeline": "It draws a large picture of a small one that is given",
+}
+UNET_ALONE = "Its U-Net alone may load, for sql_diffusion.unet: give the folder that its config.json lies in."
 # Parts of a pipeline that make no pictures: the filter of finished ones, and what prepares pictures for it.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
 # What model_index.json says of how prompts are read, and of the noise over a picture that is made larger.
@@ -229,7 +239,7 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
     if index and pipeline not in PIPELINES:
         raise Problem(
             f"{source.label} is a {pipeline}; {', '.join(PIPELINES)} are run",
-            "Its U-Net alone may work: give the folder that its config.json lies in.",
+            f"{NOT_RUN[pipeline]}. {UNET_ALONE}" if pipeline in NOT_RUN else UNET_ALONE,
         )
     networks = PIPELINES[pipeline] if index else PIXELS
     folders = network_folders(source, networks)

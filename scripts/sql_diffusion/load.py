@@ -166,7 +166,7 @@ def tokenizer_folder(tokenizer: TokenizerFiles, folder: Path, progress: Progress
 def default_name(checkpoint: Checkpoint) -> str:
     """The last part of the repository's, folder's or file's name; of the pipeline's for its unet folder."""
     *_, parent, name = ["", *Path(checkpoint.source.label.removesuffix(".safetensors")).parts]
-    return parent if name == "unet" and parent not in ("", "/") else name
+    return parent if name in ("unet", "unet_ema") and parent not in ("", "/") else name
 
 
 def check_digests(files: Files, digests: list[str]) -> str:

@@ -2,21 +2,21 @@
 -- section 3.1): an encoder, whose blocks halve the image, and a decoder, whose blocks double it. They have no step in common: the plan of an autoencoder is two graphs, the encoder's, which
 -- takes the input image, and the decoder's, which takes the input latent (plan_part).
 
-create function sql_diffusion.residual_draft(key text, channels int, out_channels int, attends boolean, number int, level int, num_groups int) returns setof sql_diffusion.plan_draft
+create function sql_diffusion.residual_draft(key text, channels int, out_channels int, attends boolean, number int, level int, num_groups int, act_fn text) returns setof sql_diffusion.plan_draft
 language sql immutable parallel safe rows 2
 begin atomic
   select row(array[0], null, 'resnet_block', format('%s.resnets.%s', residual_draft.key, number), array[null], channels, residual_draft.out_channels, residual_draft.level,
-             jsonb_build_object('num_groups', num_groups, 'eps', 1e-6, 'time_scale_shift', 'default', 'output_scale_factor', 1))::sql_diffusion.plan_draft
+             jsonb_build_object('num_groups', num_groups, 'eps', 1e-6, 'time_scale_shift', 'default', 'output_scale_factor', 1) || sql_diffusion.activation_settings(act_fn))::sql_diffusion.plan_draft
   union all
   select row(array[1], null, 'attention_block', format('%s.attentions.%s', residual_draft.key, number), array[null], residual_draft.out_channels, residual_draft.out_channels, residual_draft.level,
              jsonb_build_object('heads', 1, 'inner_channels', residual_draft.out_channels, 'num_groups', num_groups, 'eps', 1e-6, 'output_scale_factor', 1))::sql_diffusion.plan_draft
   where attends;
 end;
-comment on function sql_diffusion.residual_draft(text, int, int, boolean, int, int, int) is
+comment on function sql_diffusion.residual_draft(text, int, int, boolean, int, int, int, text) is
   'A residual block that knows no time, and self-attention of one head after it where it attends: the numbers KEY.resnets and KEY.attentions have.';
 
 create function sql_diffusion.encoder_draft(
-  in_channels int, out_channels int, block_out_channels int[], block_types text[], layers_per_block int, num_groups int, mid_block_attends boolean
+  in_channels int, out_channels int, block_out_channels int[], block_types text[], layers_per_block int, num_groups int, mid_block_attends boolean, act_fn text
 ) returns setof sql_diffusion.plan_draft
 language sql immutable parallel safe rows 30
 begin atomic
@@ -34,14 +34,14 @@ begin atomic
     union all
     select array[1, b.level, n] || d.place, d.operation, d.key, d.in_channels, d.out_channels, d.level, d.settings
     from block b, generate_series(0, layers_per_block - 1) n,
-         sql_diffusion.residual_draft(b.key, case n when 0 then b.in_channels else b.out_channels end, b.out_channels, b.attends, n, b.level, num_groups) d
+         sql_diffusion.residual_draft(b.key, case n when 0 then b.in_channels else b.out_channels end, b.out_channels, b.attends, n, b.level, num_groups, act_fn) d
     union all
     select array[1, b.level, layers_per_block], 'downsample', b.key || '.downsamplers.0', b.out_channels, b.out_channels, b.level + 1, '{"padding": 0}'
     from size, block b
     where b.level < levels - 1
     union all
     select array[2, n] || d.place, d.operation, d.key, d.in_channels, d.out_channels, d.level, d.settings
-    from size, generate_series(0, 1) n, sql_diffusion.residual_draft('encoder.mid_block', last_channels, last_channels, mid_block_attends and n = 0, n, levels - 1, num_groups) d
+    from size, generate_series(0, 1) n, sql_diffusion.residual_draft('encoder.mid_block', last_channels, last_channels, mid_block_attends and n = 0, n, levels - 1, num_groups, act_fn) d
     union all
     select array[3], 'group_norm', 'encoder.conv_norm_out', last_channels, last_channels, levels - 1, jsonb_build_object('num_groups', num_groups, 'eps', 1e-6, 'silu', true)
     from size
@@ -52,11 +52,11 @@ begin atomic
   select row(s.place, null, s.operation, s.key, array[null], s.in_channels, s.out_channels, s.level, s.settings)::sql_diffusion.plan_draft
   from step s;
 end;
-comment on function sql_diffusion.encoder_draft(int, int, int[], text[], int, int, boolean) is
+comment on function sql_diffusion.encoder_draft(int, int, int[], text[], int, int, boolean, text) is
   'diffusers'' Encoder as steps, the first of which takes the step before. Blocks whose type begins with Attn attend; the one in the middle where mid_block_attends.';
 
 create function sql_diffusion.decoder_draft(
-  in_channels int, out_channels int, block_out_channels int[], block_types text[], layers_per_block int, num_groups int, mid_block_attends boolean
+  in_channels int, out_channels int, block_out_channels int[], block_types text[], layers_per_block int, num_groups int, mid_block_attends boolean, act_fn text
 ) returns setof sql_diffusion.plan_draft
 language sql immutable parallel safe rows 40
 begin atomic
@@ -74,11 +74,11 @@ begin atomic
     from size
     union all
     select array[1, n] || d.place, d.operation, d.key, d.in_channels, d.out_channels, d.level, d.settings
-    from size, generate_series(0, 1) n, sql_diffusion.residual_draft('decoder.mid_block', last_channels, last_channels, mid_block_attends and n = 0, n, levels - 1, num_groups) d
+    from size, generate_series(0, 1) n, sql_diffusion.residual_draft('decoder.mid_block', last_channels, last_channels, mid_block_attends and n = 0, n, levels - 1, num_groups, act_fn) d
     union all
     select array[2, b.number, n] || d.place, d.operation, d.key, d.in_channels, d.out_channels, d.level, d.settings
     from block b, generate_series(0, layers_per_block) n,
-         sql_diffusion.residual_draft(b.key, case n when 0 then b.in_channels else b.out_channels end, b.out_channels, b.attends, n, b.level, num_groups) d
+         sql_diffusion.residual_draft(b.key, case n when 0 then b.in_channels else b.out_channels end, b.out_channels, b.attends, n, b.level, num_groups, act_fn) d
     union all
     select array[2, b.number, layers_per_block + 1], 'upsample', b.key || '.upsamplers.0', b.out_channels, b.out_channels, b.level - 1, '{}'
     from block b
@@ -91,7 +91,7 @@ begin atomic
   select row(s.place, null, s.operation, s.key, array[null], s.in_channels, s.out_channels, s.level, s.settings)::sql_diffusion.plan_draft
   from step s;
 end;
-comment on function sql_diffusion.decoder_draft(int, int, int[], text[], int, int, boolean) is
+comment on function sql_diffusion.decoder_draft(int, int, int[], text[], int, int, boolean, text) is
   'diffusers'' Decoder as steps, the first of which takes the step before. Blocks whose type begins with Attn attend; the one in the middle where mid_block_attends. '
   'block_out_channels are those of the encoder, the block types those of the decoder, the smallest image''s first.';
 

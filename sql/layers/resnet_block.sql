@@ -16,16 +16,47 @@ return case resample
 comment on function sql_diffusion.resample_maps(sql_diffusion.feature_maps, text) is
   'Feature maps of twice the height and width (upsample: every pixel four times), of half of them (downsample: means of four pixels) or as they are (NULL).';
 
+-- SiLU, which nearly every network has, is done where the next layer reads its pixels; the others in a pass of their own.
+create function sql_diffusion.activated_maps(input sql_diffusion.feature_maps, norm sql_diffusion.normalization, non_linearity text) returns sql_diffusion.feature_maps
+language sql immutable parallel safe
+set jit = off
+begin atomic
+  select activated
+  from (select sql_diffusion.to_maps(sql_diffusion.group_norm_planes((input).planes, norm), (input).height, (input).width) as maps offset 0) normal,
+       lateral (
+         select normal.maps as activated
+         where non_linearity = 'silu'
+         union all
+         select a from sql_diffusion.gelu_of_maps(normal.maps, 'none') a where non_linearity = 'gelu'
+         union all
+         select a from sql_diffusion.mish_of_maps(normal.maps) a where non_linearity = 'mish'
+         union all
+         select a from sql_diffusion.relu_of_maps(normal.maps) a where non_linearity = 'relu'
+       ) known;
+end;
+comment on function sql_diffusion.activated_maps(sql_diffusion.feature_maps, sql_diffusion.normalization, text) is
+  'Feature maps after their norm and the activation behind it, silu, which is in the norm already, gelu, mish or relu.';
+
+create function sql_diffusion.activated(input real[], non_linearity text) returns real[]
+language sql immutable parallel safe
+return case non_linearity
+       when 'silu' then sql_diffusion.silu(input)
+       when 'gelu' then sql_diffusion.gelu(input)
+       when 'mish' then sql_diffusion.mish(input)
+       when 'relu' then sql_diffusion.relu(input)
+       end;
+comment on function sql_diffusion.activated(real[], text) is 'silu, gelu, mish or relu of every element of a tensor of any shape.';
+
 create function sql_diffusion.resnet_block_of_maps(
   input sql_diffusion.feature_maps, temb real[], model text, key text, num_groups int, eps double precision, time_scale_shift text,
-  output_scale_factor double precision, component text, resample text default null
+  output_scale_factor double precision, component text, resample text default null, non_linearity text default 'silu'
 ) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
 begin atomic
   -- Adding the time to every pixel of a channel is adding it to the channel's bias; with scale_shift it joins norm2's weight and bias.
   select second.planes, second.height, second.width, second.mean, second.variance, second.low, second.high
   from (select case when temb is not null
-               then sql_diffusion.linear_module(sql_diffusion.silu(temb), model, component, key || '.time_emb_proj', 'resnet_block')
+               then sql_diffusion.linear_module(sql_diffusion.activated(temb, non_linearity), model, component, key || '.time_emb_proj', 'resnet_block')
                end as features offset 0) projected
        left join lateral (select array_length(p.weight, 1) as channels,
                                  array_length(p.weight, 1) * case time_scale_shift when 'scale_shift' then 2 else 1 end as outputs
@@ -39,15 +70,17 @@ begin atomic
                                                                        resnet_block_of_maps.key, time_scale_shift))::int]::real[]
                                   else projected.features
                                   end as features offset 0) time
-       cross join sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, true, 'resnet_block') norm1
-       cross join lateral (select case when resample is null then input
-                                  else sql_diffusion.resample_maps(sql_diffusion.to_maps(sql_diffusion.group_norm_planes((input).planes, norm1), (input).height, (input).width), resample)
+       cross join sql_diffusion.group_norm_of_module(input, model, component, key || '.norm1', num_groups, eps, non_linearity = 'silu', 'resnet_block') norm1
+       cross join lateral (select resample is null and non_linearity = 'silu' as fused offset 0) way
+       cross join lateral (select case when way.fused then input
+                                  else sql_diffusion.resample_maps(sql_diffusion.activated_maps(input, norm1, non_linearity), resample)
                                   end as hidden,
                                   case when resample is null then input else sql_diffusion.resample_maps(input, resample) end as residual offset 0) sized
        cross join sql_diffusion.conv2d_module(sized.hidden, model, component, key || '.conv1', 1, 1, 'resnet_block',
-                                              extra_bias => case when time_scale_shift = 'default' then time.features end, norm => case when resample is null then norm1 end) first
-       cross join sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, true, 'resnet_block',
+                                              extra_bias => case when time_scale_shift = 'default' then time.features end, norm => case when way.fused then norm1 end) first
+       cross join sql_diffusion.group_norm_of_module(first, model, component, key || '.norm2', num_groups, eps, non_linearity = 'silu', 'resnet_block',
                                                      case when time_scale_shift = 'scale_shift' then time.features end) norm2
+       cross join lateral (select case when non_linearity = 'silu' then first else sql_diffusion.activated_maps(first, norm2, non_linearity) end as hidden offset 0) entry
        cross join lateral (select exists (select from sql_diffusion.parameters p
                                           where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component
                                             and p.key = resnet_block_of_maps.key || '.conv_shortcut') as exists offset 0) shortcut
@@ -61,13 +94,13 @@ begin atomic
                           where shortcut.exists and (packed.convolution).layer is null
                           offset 0) plain
        on true
-       cross join sql_diffusion.conv2d_module(first, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => norm2,
+       cross join sql_diffusion.conv2d_module(entry.hidden, model, component, key || '.conv2', 1, 1, 'resnet_block', norm => case when non_linearity = 'silu' then norm2 end,
                                               residual => case when shortcut.exists then plain.planes else (sized.residual).planes end, shortcut => packed.convolution,
                                               output_scale => 1 / output_scale_factor) second
   offset 0;
 end;
-comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text, text) is
-  'resnet_block of feature maps, without the checks of its settings; resample (downsample or upsample) changes their size after the first norm. A set of one row, so that the planner puts the query in its place.';
+comment on function sql_diffusion.resnet_block_of_maps(sql_diffusion.feature_maps, real[], text, text, int, double precision, text, double precision, text, text, text) is
+  'resnet_block of feature maps, without the checks of its settings; resample (downsample or upsample) changes their size after the first norm, non_linearity is one of activated. A set of one row, so that the planner puts the query in its place.';
 
 create function sql_diffusion.resnet_block(
   input real[],

@@ -49,7 +49,7 @@ begin atomic
            ['downsample_type', '"conv" or "resnet"', '$ == "conv" || $ == "resnet"'],
            ['upsample_type', '"conv" or "resnet"', '$ == "conv" || $ == "resnet"'],
            ['dropout', 'a number', '$.type() == "number"'],
-           ['act_fn', '"silu"', '$ == "silu" || $ == "swish"'],
+           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
            ['attention_head_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['attn_norm_num_groups', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
@@ -216,7 +216,8 @@ begin atomic
                                                    when c ->> 'resnet_time_scale_shift' = 'default' then c -> 'norm_num_groups'
                                                    else 'null' end)
            when p.part = 'resnet' or by_resnet then
-             norm || jsonb_build_object('time_scale_shift', c -> 'resnet_time_scale_shift', 'temb_channels', temb_channels,
+             norm || sql_diffusion.activation_settings(c ->> 'act_fn')
+             || jsonb_build_object('time_scale_shift', c -> 'resnet_time_scale_shift', 'temb_channels', temb_channels,
                                         'output_scale_factor', case when p.block_type = 'middle' then c -> 'mid_block_scale_factor' else '1' end)
              || case when p.part like '%sample' then jsonb_build_object('resample', p.part) else '{}' end
            when p.part = 'downsample' then jsonb_build_object('padding', c -> 'downsample_padding')

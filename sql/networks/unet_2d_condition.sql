@@ -47,7 +47,7 @@ begin atomic
            ['downsample_padding', '0 or 1', '$ == 0 || $ == 1'],
            ['mid_block_scale_factor', 'a number other than 0', '$.type() == "number" && $ != 0'],
            ['dropout', 'a number', '$.type() == "number"'],
-           ['act_fn', '"silu"', '$ == "silu" || $ == "swish"'],
+           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['norm_eps', 'a positive number', '$ > 0'],
            ['cross_attention_dim', 'a positive integer or a list of equal ones', '($ >= 1 && $.floor() == $) || ($.type() == "array" && !exists($[*] ? (@ != $[0])))'],
@@ -184,7 +184,8 @@ begin atomic
     where condition_channels is not null
     union all
     select array[1, 2] || e.place, e.label, e.operation, e.key, e.inputs, e.in_channels, e.out_channels, e.level, e.settings
-    from size, sql_diffusion.embedding_draft('time_embedding', null, first_channels, temb_channels, case when class_embedding is null and not adds_text_and_sizes then 'temb' else 'time' end) e
+    from size, sql_diffusion.embedding_draft('time_embedding', null, first_channels, temb_channels, case when class_embedding is null and not adds_text_and_sizes then 'temb' else 'time' end,
+                                             c ->> 'act_fn') e
 
     union all
     select array[1, 3], 'class', 'embedding', 'class_embedding', array['class_labels'], 1, temb_channels, null, jsonb_build_object('num_embeddings', c -> 'num_class_embeds')
@@ -198,7 +199,8 @@ begin atomic
     select array[1, 5] || e.place, e.label, e.operation, e.key, e.inputs, e.in_channels, e.out_channels, e.level, e.settings
     from size,
          sql_diffusion.embedding_draft('class_embedding', case class_embedding when 'timestep' then 'class wave' else 'class_labels' end,
-                                       case class_embedding when 'timestep' then first_channels else projected_channels end, temb_channels, 'class') e
+                                       case class_embedding when 'timestep' then first_channels else projected_channels end, temb_channels, 'class',
+                                       case class_embedding when 'timestep' then c ->> 'act_fn' else 'silu' end) e
     where class_embedding in ('timestep', 'projection')
     union all
     select array[1, 6], case when adds_text_and_sizes then 'time and class' else 'temb' end, 'add', null, array['time', case class_embedding when 'identity' then 'class_labels' else 'class' end],
@@ -243,7 +245,8 @@ begin atomic
            case p.part
            when 'attention' then t.settings
            when 'resnet' then
-             norm || jsonb_build_object('time_scale_shift', c -> 'resnet_time_scale_shift', 'temb_channels', temb_channels,
+             norm || sql_diffusion.activation_settings(c ->> 'act_fn')
+             || jsonb_build_object('time_scale_shift', c -> 'resnet_time_scale_shift', 'temb_channels', temb_channels,
                                         'output_scale_factor', case when p.block_type = 'middle' then c -> 'mid_block_scale_factor' else '1' end)
            when 'downsample' then jsonb_build_object('padding', c -> 'downsample_padding')
            else '{}'
@@ -262,8 +265,8 @@ begin atomic
          on p.part = 'attention'
 
     union all
-    select array[6, 0], null, 'group_norm', 'conv_norm_out', array[null], first_channels, first_channels, 0, norm || '{"silu": true}'
-    from size
+    select array[6, 0] || n.place, n.label, n.operation, n.key, n.inputs, n.in_channels, n.out_channels, n.level, n.settings
+    from size, sql_diffusion.norm_out_draft('conv_norm_out', first_channels, 0, norm, c ->> 'act_fn') n
     union all
     select array[6, 1], null, 'conv2d', 'conv_out', array[null], first_channels, (c ->> 'out_channels')::int, 0, '{"kernel_size": 3, "stride": 1, "padding": 1}'
     from size

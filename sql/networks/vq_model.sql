@@ -34,7 +34,7 @@ begin atomic
            ['block_out_channels', 'a list of positive integers',
              '$.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @))'],
            ['layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $'],
-           ['act_fn', '"silu"', '$ == "silu" || $ == "swish"'],
+           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['norm_type', '"group"', '$ == "group"'],
            ['sample_size', 'a positive integer or a pair of them (height, width)',
@@ -75,7 +75,7 @@ begin atomic
     from size
     union all
     select array[1] || e.place, e.operation, e.key, e.inputs, e.in_channels, e.out_channels, e.level, e.settings
-    from size, sql_diffusion.encoder_draft(in_channels, latent_channels, block_out_channels, array(select jsonb_array_elements_text(c -> 'down_block_types')), layers, num_groups, mid_block_attends) e
+    from size, sql_diffusion.encoder_draft(in_channels, latent_channels, block_out_channels, array(select jsonb_array_elements_text(c -> 'down_block_types')), layers, num_groups, mid_block_attends, c ->> 'act_fn') e
     union all
     select array[2], 'conv2d', 'quant_conv', array[null], latent_channels, vq_embed_dim, deepest, pointwise
     from size
@@ -91,7 +91,7 @@ begin atomic
     from size
     union all
     select array[5] || d.place, d.operation, d.key, d.inputs, d.in_channels, d.out_channels, d.level, d.settings
-    from size, sql_diffusion.decoder_draft(latent_channels, out_channels, block_out_channels, array(select jsonb_array_elements_text(c -> 'up_block_types')), layers, num_groups, mid_block_attends) d
+    from size, sql_diffusion.decoder_draft(latent_channels, out_channels, block_out_channels, array(select jsonb_array_elements_text(c -> 'up_block_types')), layers, num_groups, mid_block_attends, c ->> 'act_fn') d
   )
   select p
   from sql_diffusion.number_steps(array(select row(s.place, null, s.operation, s.key, s.inputs, s.in_channels, s.out_channels, s.level, s.settings)::sql_diffusion.plan_draft from step s)) p;

@@ -20,7 +20,8 @@ language sql stable parallel safe rows 1
 begin atomic
   select maps.planes, maps.height, maps.width, maps.mean, maps.variance, maps.low, maps.high
   from sql_diffusion.resnet_block_of_maps(inputs[1], sql_diffusion.vector_of_maps(inputs[2]), model, (step).key, ((step).settings ->> 'num_groups')::int, ((step).settings ->> 'eps')::double precision,
-                                          (step).settings ->> 'time_scale_shift', ((step).settings ->> 'output_scale_factor')::double precision, component, (step).settings ->> 'resample') maps;
+                                          (step).settings ->> 'time_scale_shift', ((step).settings ->> 'output_scale_factor')::double precision, component, (step).settings ->> 'resample',
+                                          coalesce((step).settings ->> 'non_linearity', 'silu')) maps;
 end;
 comment on function sql_diffusion.run_resnet_block(sql_diffusion.plan_step, sql_diffusion.feature_maps[], text, text) is
   'A residual block of the first input; the second, where there is one, is the time embedding.';

@@ -9,8 +9,8 @@ return row('ddpm', 'DDPMScheduler', '{}', '{
     "rescale_betas_zero_snr": false
   }',
   array[
-    ['variance_type', '"fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log"',
-      '$ == "fixed_small" || $ == "fixed_small_log" || $ == "fixed_large" || $ == "fixed_large_log"']
+    ['variance_type', '"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log" or "learned_range"',
+      '$ == "fixed_small" || $ == "fixed_small_log" || $ == "fixed_large" || $ == "fixed_large_log" || $ == "learned_range"']
   ],
   false)::sql_diffusion.scheduler;
 comment on function sql_diffusion.ddpm_scheduler() is 'What the scheduler ddpm is. Ho et al. (arXiv 2006.11239).';
@@ -51,9 +51,11 @@ begin atomic
            original_coefficient => r.sqrt_alpha_prod_prev * r.beta / r.beta_prod,
            sample_coefficient => sqrt(r.alpha)::real * r.beta_prod_prev / r.beta_prod,
            noise_coefficient => case when r.timestep = 0 then 0::real
-                                     when r.variance_type like 'fixed_small%' then sqrt(greatest(r.variance, 1e-20::real))::real
-                                     when r.variance_type like 'fixed_large%' then sqrt(r.beta)::real end,
+                                     when r.variance_type like 'fixed_large%' then sqrt(r.beta)::real
+                                     else sqrt(greatest(r.variance, 1e-20::real))::real end,
            draws_noise => r.timestep > 0,
+           least_log_noise => case when r.variance_type = 'learned_range' and r.timestep > 0 then ln(greatest(r.variance, 1e-20::real)::double precision) / 2 end,
+           greatest_log_noise => case when r.variance_type = 'learned_range' and r.timestep > 0 then ln(r.beta::double precision) / 2 end,
            added_original => r.sqrt_alpha_prod, added_noise => r.sqrt_beta_prod)
   from roots r,
        lateral sql_diffusion.original_of_output(r.prediction_type, r.sqrt_alpha_prod, r.sqrt_beta_prod) guess

@@ -22,8 +22,7 @@ return row('dpmsolver++', 'DPMSolverMultistepScheduler', '{
     ['solver_type', '"midpoint" or "heun"', '$ == "midpoint" || $ == "heun" || $ == "logrho" || $ == "bh1" || $ == "bh2"'],
     ['euler_at_final', 'a boolean', '$ == true || $ == false'],
     ['use_lu_lambdas', 'false', '$ == false'],
-    ['lambda_min_clipped', 'a number or null', '$ == null || $.type() == "number"'],
-    ['variance_type', 'a variance that is not learned', '$ == null || ($ != "learned" && $ != "learned_range")']
+    ['lambda_min_clipped', 'a number or null', '$ == null || $.type() == "number"']
   ],
   false)::sql_diffusion.scheduler;
 comment on function sql_diffusion.dpmsolver_multistep_scheduler() is 'What the scheduler dpmsolver++ is. Lu et al. (arXiv 2211.01095).';

@@ -14,6 +14,7 @@ create function sql_diffusion.tcd_schedule(config jsonb, alphas_cumprod real[], 
   returns setof sql_diffusion.schedule_step
 language sql immutable parallel safe rows 50
 set jit to off
+set extra_float_digits = 1                        -- whatever the session's is, text has all digits of a number
 begin atomic
   with visited as (
     select v.step, v.timestep, lead(v.timestep, 1, -1) over (order by v.step) as previous_timestep, e.gamma

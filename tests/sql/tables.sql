@@ -48,7 +48,7 @@ insert into models (name, pipeline, scheduler) values ('', 'DDPMPipeline', '{"_c
 insert into models (name, pipeline, scheduler) values ('x', 'KandinskyPipeline', '{"_class_name": "DDPMScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DEISMultistepScheduler"}');
 insert into models (name, pipeline, scheduler) values ('x', 'DDPMPipeline', '{"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}');
-update components set config = config || '{"act_fn": "gelu"}' where model = 'tiny';
+update components set config = config || '{"act_fn": "leaky_relu"}' where model = 'tiny';
 update components set config = config || '{"mid_block_type": "UNetMidBlock2DCrossAttn"}' where model = 'tiny';
 update components set config = config || '{"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}' where model = 'tiny';
 update components set config = config || '{"norm_num_groups": 3}' where model = 'tiny';

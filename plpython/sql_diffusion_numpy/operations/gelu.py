@@ -10,4 +10,4 @@ from ..layers.modules import Network, PlanRow, Value, joined, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    return [Piece(gelu(joined(plain(inputs[0])), row.settings["approximate"]), None)]
+    return [Piece(gelu(joined(plain(inputs[0])), row.settings.get("approximate", "none")), None)]

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..layers.conv2d import Activation, Piece, convolve, extent
+from ..layers.gelu import gelu
 from ..layers.group_norm import Norm
+from ..layers.mish import mish
 from ..layers.modules import (
     Layout,
     Network,
@@ -23,7 +25,11 @@ from ..layers.modules import (
     vector_of,
     zeros_for_none,
 )
+from ..layers.relu import relu
 from ..layers.silu import silu
+
+# What may stand behind a norm. SiLU is done where the next layer reads its pixels; the others in a pass of their own.
+ACTIVATIONS = {"silu": silu, "gelu": gelu, "mish": mish, "relu": relu}
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
@@ -54,9 +60,9 @@ def finish_layout(layout: Layout, read: Read, rows: list[PlanRow]) -> None:
         layout.arrays[f"{name}.bias"] = np.concatenate([bias for _, bias in projections])
 
 
-def project(network: Network, name: str, embedding: np.ndarray) -> np.ndarray:
-    """SiLU and time_emb_proj of every block that takes it at once: (..., sum of their channels)."""
-    return silu(embedding) @ network.arrays[f"{name}.weight"] + network.arrays[f"{name}.bias"]
+def project(network: Network, name: str, embedding: np.ndarray, non_linearity: str = "silu") -> np.ndarray:
+    """The activation and time_emb_proj of every block that takes it at once: (..., sum of their channels)."""
+    return ACTIVATIONS[non_linearity](embedding) @ network.arrays[f"{name}.weight"] + network.arrays[f"{name}.bias"]
 
 
 def projections(plan: list[PlanRow]) -> dict[str, slice]:
@@ -76,7 +82,7 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
         return resnet_block(network, row, plain(inputs[0]), None)
     name = time_name(row)
     if name not in shared:
-        shared[name] = project(network, name, vector_of(inputs[1]))
+        shared[name] = project(network, name, vector_of(inputs[1]), row.settings.get("non_linearity", "silu"))
         shared["projections"] = projections(network.plan)
     return resnet_block(network, row, plain(inputs[0]), shared[name][..., shared["projections"][row.key]])
 
@@ -89,29 +95,39 @@ def resampled(values: np.ndarray, resample: str) -> np.ndarray:
     return values.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32)
 
 
+def activated(activation: Activation, norm: Norm, non_linearity: str) -> Activation:
+    """After a norm and what stands behind it."""
+    normal = joined(plain(Normalized(activation, norm)))
+    return [Piece(normal if norm.silu else ACTIVATIONS[non_linearity](normal), None)]
+
+
 def resnet_block(network: Network, row: PlanRow, activation: Activation, projected: np.ndarray | None) -> Activation:
-    """norm1, SiLU, conv1, the projected time embedding, norm2, SiLU, conv2, and the input again.
+    """norm1, SiLU or another activation, conv1, the projected time embedding, norm2, the same, conv2, and the input again.
 
     projected: (channels), or (2 * channels), scale and shift, with time_scale_shift scale_shift; for all pictures, or with
     a first dimension for each. None for no time.
     """
     key, settings, convolutions = row.key, row.settings, network.convolutions
     groups, eps = settings["num_groups"], settings["eps"]
-    first_norm = norm_of(network, activation, f"{key}.norm1", groups, eps, True)
+    non_linearity, resample = settings.get("non_linearity", "silu"), settings.get("resample")
+    is_silu = non_linearity == "silu"
+    first_norm = norm_of(network, activation, f"{key}.norm1", groups, eps, is_silu)
     norm: Norm | None = first_norm
-    resample = settings.get("resample")
     residual, entry = activation, activation
+    if resample is not None or not is_silu:
+        entry, norm = activated(activation, first_norm, non_linearity), None
     if resample is not None:  # between the norm and the convolution
-        entry = [Piece(resampled(joined(plain(Normalized(activation, first_norm))), resample), None)]
-        residual, norm = [Piece(resampled(joined(activation), resample), None)], None
+        entry, residual = ([Piece(resampled(joined(each), resample), None)] for each in (entry, activation))
     shortcut = convolutions.get(f"{key}.conv_shortcut")
     added = joined(residual) if shortcut is None else convolve(residual, shortcut, statistics=False)[0].values
     conv1, conv2 = convolutions[f"{key}.conv1"], convolutions[f"{key}.conv2"]
     scale_shift = settings["time_scale_shift"] == "scale_shift"
     bias = conv1.bias if scale_shift or projected is None else conv1.bias + projected
     hidden = convolve(entry, conv1, norm, bias=np.broadcast_to(bias, (extent(activation)[0], bias.shape[-1])))
-    norm = norm_of(network, hidden, f"{key}.norm2", groups, eps, True)
+    norm = norm_of(network, hidden, f"{key}.norm2", groups, eps, is_silu)
     if scale_shift and projected is not None:
         scale, shift = np.split(projected, 2, axis=-1)
-        norm = Norm(norm.scale * (1 + scale), norm.shift * (1 + scale) + shift, True)
+        norm = Norm(norm.scale * (1 + scale), norm.shift * (1 + scale) + shift, is_silu)
+    if not is_silu:
+        hidden, norm = activated(hidden, norm, non_linearity), None
     return convolve(hidden, conv2, norm, residual=added, output_scale=1 / settings["output_scale_factor"])
