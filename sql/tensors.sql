@@ -171,9 +171,9 @@ create function sql_diffusion.transpose(input real[]) returns real[]
 language sql immutable strict parallel safe
 set jit = off
 return (
-  select array_agg((select array_agg(flat.elements[i])
-                    from (select generate_series(y, cardinality(input), array_length(input, 2)) as i) rows) order by y)
+  select (select array_agg((select array_agg(flat.elements[i])
+                            from (select generate_series(y, cardinality(input), array_length(input, 2)) as i) rows) order by y)
+          from generate_series(1, array_length(input, 2)) y)
   from (select array_agg(element) as elements
-        from (select unnest(input) as element) elements offset 0) flat,
-       generate_series(1, array_length(input, 2)) y);
+        from (select unnest(input) as element) elements offset 0) flat);
 comment on function sql_diffusion.transpose(real[]) is 'The transpose of a matrix, (rows, columns) to (columns, rows). It checks nothing.';

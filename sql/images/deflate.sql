@@ -90,15 +90,18 @@ begin atomic
     from lengths_code l
   ),
   word as materialized (
-    select array_agg(w.words[m.symbol + 1] || m.extra order by n.token) as words, max(w.words[257]) as last
-    from (select sql_diffusion.deflate_words(c.lengths) as words from code c offset 0) w,
-      generate_series(0, 514) as n (token)
-      left join meaning m on m.token = n.token
+    select (
+      select array_agg(w.words[m.symbol + 1] || m.extra order by n.token)
+      from generate_series(0, 514) as n (token)
+        left join meaning m on m.token = n.token) as words, w.words[257] as last
+    from (select sql_diffusion.deflate_words(c.lengths) as words from code c offset 0) w
   ),
   body as (
-    select string_agg(repeat((select string_agg(w.words[t.token + 1], '' order by t.ordinality) from unnest(l.tokens) with ordinality as t (token)),
-      zlib_compress.repeats[l.line]), '' order by l.line) as bits
-    from token l, word w
+    select (
+      select string_agg(repeat((select string_agg(w.words[t.token + 1], '' order by t.ordinality) from unnest(l.tokens) with ordinality as t (token)),
+        zlib_compress.repeats[l.line]), '' order by l.line)
+      from token l) as bits
+    from word w
   ),
   sums as (
     -- Adler-32, of a line's repeats at once: each is a line further from the end than the next

@@ -238,13 +238,15 @@ begin atomic
     end
   ),
   unfiltered as materialized (
-    select sql_diffusion.array_cat_agg(
-      case when f.worst > 4
-      then sql_diffusion.fail(format('image_from_png: png has a row with the filter %s, expected 0 to 4', f.worst))::text::int[]
-      else sql_diffusion.png_unfilter(d.bytes, p.filtered_start, p.rows, p.row_bytes, greatest(1, h.depth * h.samples / 8))
-      end order by p.pass) as bytes
-    from header h, filtered d, pass p,
-      lateral (select max(d.bytes[p.filtered_start + r.row * (p.row_bytes + 1) + 1]) as worst from generate_series(0, p.rows - 1) as r (row) offset 0) f
+    select (
+      select sql_diffusion.array_cat_agg(
+        case when f.worst > 4
+        then sql_diffusion.fail(format('image_from_png: png has a row with the filter %s, expected 0 to 4', f.worst))::text::int[]
+        else sql_diffusion.png_unfilter(d.bytes, p.filtered_start, p.rows, p.row_bytes, greatest(1, h.depth * h.samples / 8))
+        end order by p.pass)
+      from pass p,
+        lateral (select max(d.bytes[p.filtered_start + r.row * (p.row_bytes + 1) + 1]) as worst from generate_series(0, p.rows - 1) as r (row) offset 0) f) as bytes
+    from header h, filtered d
   ),
   layout as materialized (
     -- of each pass, counted from 0, where there is one
@@ -257,23 +259,24 @@ begin atomic
   ),
   sampled as materialized (
     -- (height, width, samples)
-    select array_agg(case h.depth
-        when 8 then u.bytes[b.byte]
-        when 16 then 256 * u.bytes[b.byte] + u.bytes[b.byte + 1]
-        else (u.bytes[b.byte] >> (8 - h.depth - b.bit % 8)) & ((1 << h.depth) - 1)
-      end order by k.place) as samples
-    from header h, unfiltered u, layout l,
-      lateral generate_series(0, h.height * h.width * h.samples - 1) as k (place),
-      lateral (select
-                 k.place / h.samples / h.width as y,
-                 k.place / h.samples % h.width as x,
-                 case when h.interlace = 0 then 1 else 1 + ('{{1,6,4,6,2,6,4,6},{7,7,7,7,7,7,7,7},{5,6,5,6,5,6,5,6},{7,7,7,7,7,7,7,7},
-                     {3,6,4,6,3,6,4,6},{7,7,7,7,7,7,7,7},{5,6,5,6,5,6,5,6},{7,7,7,7,7,7,7,7}}'::int[])[k.place / h.samples / h.width % 8 + 1][k.place / h.samples % h.width % 8 + 1]
-                 end as pass
-               offset 0) n,
-      lateral (select q.bit, l.start[n.pass] + (n.y - l.y[n.pass]) / l.step_y[n.pass] * l.row_bytes[n.pass] + q.bit / 8 + 1 as byte
-               from (select ((n.x - l.x[n.pass]) / l.step_x[n.pass] * h.samples + k.place % h.samples) * h.depth as bit offset 0) q
-               offset 0) b
+    select (
+      select array_agg(case h.depth
+          when 8 then u.bytes[b.byte]
+          when 16 then 256 * u.bytes[b.byte] + u.bytes[b.byte + 1]
+          else (u.bytes[b.byte] >> (8 - h.depth - b.bit % 8)) & ((1 << h.depth) - 1)
+        end order by k.place)
+      from generate_series(0, h.height * h.width * h.samples - 1) as k (place),
+        lateral (select
+                   k.place / h.samples / h.width as y,
+                   k.place / h.samples % h.width as x,
+                   case when h.interlace = 0 then 1 else 1 + ('{{1,6,4,6,2,6,4,6},{7,7,7,7,7,7,7,7},{5,6,5,6,5,6,5,6},{7,7,7,7,7,7,7,7},
+                       {3,6,4,6,3,6,4,6},{7,7,7,7,7,7,7,7},{5,6,5,6,5,6,5,6},{7,7,7,7,7,7,7,7}}'::int[])[k.place / h.samples / h.width % 8 + 1][k.place / h.samples % h.width % 8 + 1]
+                   end as pass
+                 offset 0) n,
+        lateral (select q.bit, l.start[n.pass] + (n.y - l.y[n.pass]) / l.step_y[n.pass] * l.row_bytes[n.pass] + q.bit / 8 + 1 as byte
+                 from (select ((n.x - l.x[n.pass]) / l.step_x[n.pass] * h.samples + k.place % h.samples) * h.depth as bit offset 0) q
+                 offset 0) b) as samples
+    from header h, unfiltered u, layout l
   ),
   colours as materialized (
     select

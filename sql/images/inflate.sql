@@ -10,17 +10,18 @@ language sql immutable strict parallel safe
 set jit = off
 begin atomic
   -- 48 bits is what a length and a distance take at most: 15 + 5 + 15 + 13
-  select array_agg(
-    get_byte(b.bytes, i.place)::bigint
-    | (get_byte(b.bytes, i.place + 1)::bigint << 8)
-    | (get_byte(b.bytes, i.place + 2)::bigint << 16)
-    | (get_byte(b.bytes, i.place + 3)::bigint << 24)
-    | (get_byte(b.bytes, i.place + 4)::bigint << 32)
-    | (get_byte(b.bytes, i.place + 5)::bigint << 40)
-    | (get_byte(b.bytes, i.place + 6)::bigint << 48)
-    | (get_byte(b.bytes, i.place + 7)::bigint << 56) order by i.place)
-  from (select inflate_windows.data || E'\\x0000000000000000000000000000'::bytea as bytes offset 0) b,
-    lateral generate_series(0, length(inflate_windows.data) + 5, 2) as i (place);
+  select (
+    select array_agg(
+      get_byte(b.bytes, i.place)::bigint
+      | (get_byte(b.bytes, i.place + 1)::bigint << 8)
+      | (get_byte(b.bytes, i.place + 2)::bigint << 16)
+      | (get_byte(b.bytes, i.place + 3)::bigint << 24)
+      | (get_byte(b.bytes, i.place + 4)::bigint << 32)
+      | (get_byte(b.bytes, i.place + 5)::bigint << 40)
+      | (get_byte(b.bytes, i.place + 6)::bigint << 48)
+      | (get_byte(b.bytes, i.place + 7)::bigint << 56) order by i.place)
+    from generate_series(0, length(inflate_windows.data) + 5, 2) as i (place))
+  from (select inflate_windows.data || E'\\x0000000000000000000000000000'::bytea as bytes offset 0) b;
 end;
 comment on function sql_diffusion.inflate_windows(bytea) is
   'The bits of a stream from every second byte on, 64 at a time, the first the lowest: windows[bit / 16 + 1] >> (bit % 16) has at least the 48 bits from there. Behind the end are zeros.';

@@ -7,15 +7,15 @@ begin atomic
            sql_diffusion.fail(format('geglu: input has shape %s, expected an even last dimension', sql_diffusion.shape(input)))
          end,
          sql_diffusion.check_values(input, 'geglu: input');
-  select sql_diffusion.with_shape(array_agg((flat.elements[first + i] * flat.gates[first + i + size.half]::float8 + 1e-29 - 1e-29)::real order by first, i),
+  select sql_diffusion.with_shape((select array_agg((flat.elements[first + i] * flat.gates[first + i + size.half]::float8 + 1e-29 - 1e-29)::real order by first, i)
+                                   from generate_series(0, cardinality(input) - 1, 2 * size.half) first,
+                                        generate_series(1, size.half) i),
                                   (sql_diffusion.shape(input))[: array_ndims(input) - 1] || array_length(input, array_ndims(input)) / 2)
   from (select array_length(input, array_ndims(input)) / 2 as half offset 0) size,
        lateral (select array_agg(x) as elements,
                        array_agg(x::float8 / 2 * (1 + tanh(x * sql_diffusion.gelu_factor(square, 'none')))) as gates
                 from (select x, least(x::float8 * x, 36) as square
-                      from (select unnest(input) as x offset 0) elements offset 0) squared offset 0) flat,
-       generate_series(0, cardinality(input) - 1, 2 * size.half) first,
-       generate_series(1, size.half) i;
+                      from (select unnest(input) as x offset 0) elements offset 0) squared offset 0) flat;
 end;
 comment on function sql_diffusion.geglu(real[]) is
   'hidden gelu(gate), where the first half of the last dimension is hidden and the second gate: input (..., 2 features), output (..., features). Shazeer 2020 (arXiv 2002.05202), equation 6; '

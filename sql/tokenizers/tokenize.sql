@@ -155,7 +155,7 @@ begin atomic
   with config as materialized (
     select t.config -> 'added_tokens_decoder' as added
     from (select sql_diffusion.tokenizer_config(detokenize_bytes.model, detokenize_bytes.component) as config offset 0) t
-  ), token as (
+  ), token as materialized (
     select i.place, v.token, v.ends_word,
            case
              when v.id is null
