@@ -132,8 +132,8 @@ create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
          when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
-                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline or LatentConsistencyModelPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'GPT2LMHeadModel') then true
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline or GPT2LMHeadModel', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 

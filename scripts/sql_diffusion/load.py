@@ -135,7 +135,7 @@ def read_tokenizers(checkpoint: Checkpoint, progress: Progress) -> dict[str, Tok
     """The tokenizers of a checkpoint by name."""
     with TemporaryDirectory(prefix="sql-diffusion-") as scratch:
         return {
-            each.name: read_tokenizer(tokenizer_folder(each, Path(scratch) / each.name, progress))
+            each.name: read_tokenizer(tokenizer_folder(each, Path(scratch) / each.name, progress), each.tokenizer_class)
             for each in checkpoint.tokenizers
         }
 
