@@ -12,13 +12,13 @@ comment on function sql_diffusion.default_gpt_model() is
 create function sql_diffusion.gpt_component(model text) returns text
 language sql stable parallel safe
 begin atomic
-  select sql_diffusion.check_model(model);
+  select sql_diffusion.component_config(model, coalesce((select min(c.component collate "C") from sql_diffusion.components c where c.model = gpt_component.model), 'transformer'));
   select coalesce((select min(c.component collate "C") from sql_diffusion.components c where c.model = gpt_component.model and sql_diffusion.network_class(c.config) = 'GPT2LMHeadModel'),
                   sql_diffusion.fail(format('model "%s" writes no text, expected one that has a GPT2LMHeadModel', model),
                                      'The models that do: select model from sql_diffusion.components where config #>> ''{architectures,0}'' = ''GPT2LMHeadModel''.')::text);
 end;
 comment on function sql_diffusion.gpt_component(text) is
-  'The component of a model that is a language model. Errors: 22023 for a model that writes no text, 42704 for an unknown one, 55000 for an unfinished one.';
+  'The component of a model that is a language model. Errors: 22023 for a model that writes no text, 42704 for an unknown one.';
 
 create type sql_diffusion.gpt_settings as (
   component  text,
@@ -28,13 +28,12 @@ create type sql_diffusion.gpt_settings as (
 comment on type sql_diffusion.gpt_settings is
   'What a call of gpt_generate comes to: the component that is the language model, the tokens of the prompt, and the token that ends the text (NULL for none).';
 
-create function sql_diffusion.gpt_settings(input_ids int[], model text, max_new_tokens int default 0, temperature double precision default 1, top_k int default null, top_p double precision default null,
+create function sql_diffusion.gpt_settings(input_ids int[], model text, component text, max_new_tokens int default 0, temperature double precision default 1, top_k int default null, top_p double precision default null,
     seed bigint default 0, repetition_penalty double precision default 1, stop text default null) returns sql_diffusion.gpt_settings
 language sql stable parallel safe
 begin atomic
   with network as (
-    select n.component, sql_diffusion.network_config(sql_diffusion.component_config(model, n.component)) as config
-    from (select sql_diffusion.gpt_component(model) as component offset 0) n
+    select sql_diffusion.network_config(sql_diffusion.component_config(model, component)) as config
   ),
   ending as (
     select array_agg(v.id order by v.id) as ids
@@ -66,12 +65,12 @@ begin atomic
          when (select max(id) from unnest(input_ids) id) >= (n.config ->> 'vocab_size')::int
          then row(null, array[sql_diffusion.fail(format('prompt has the token %s, expected tokens below %s, the vocab_size of model "%s"', (select max(id) from unnest(input_ids) id), n.config ->> 'vocab_size', model),
                                                  'The tokenizer is not that of the network: load the model again.', '55000')::int], null)::sql_diffusion.gpt_settings
-         else row(n.component, input_ids, case when stop is null then (n.config ->> 'eos_token_id')::int else e.ids[1] end)::sql_diffusion.gpt_settings
+         else row(component, input_ids, case when stop is null then (n.config ->> 'eos_token_id')::int else e.ids[1] end)::sql_diffusion.gpt_settings
          end
   from network n, ending e;
 end;
-comment on function sql_diffusion.gpt_settings(int[], text, int, double precision, int, double precision, bigint, double precision, text) is
-  'The settings that gpt_next and gpt_generate follow with these arguments, the prompt as tokens; both backends read them. Errors: 22023 for an argument that cannot be, 42704 and 55000 as for gpt_component.';
+comment on function sql_diffusion.gpt_settings(int[], text, text, int, double precision, int, double precision, bigint, double precision, text) is
+  'The settings that gpt_next and gpt_generate follow with these arguments, the prompt as tokens and the component that gpt_component names; both backends read them. Errors: 22023 for an argument that cannot be.';
 
 create function sql_diffusion.next_tokens(logits real[], input_ids int[], temperature double precision, top_k int, top_p double precision, repetition_penalty double precision)
   returns table (rank int, token_id int, probability double precision)
@@ -136,7 +135,7 @@ create function sql_diffusion.gpt_next(prompt text, model text, top_k int defaul
 language sql stable parallel safe rows 50000
 begin atomic
   with chosen as materialized (
-    select sql_diffusion.gpt_settings(case when c.component <> '' then sql_diffusion.tokenize(prompt, model) end, model, top_k => gpt_next.top_k) as settings
+    select sql_diffusion.gpt_settings(case when c.component <> '' then sql_diffusion.tokenize(prompt, model) end, model, c.component, top_k => gpt_next.top_k) as settings
     from (select sql_diffusion.gpt_component(model) as component offset 0) c
   ),
   output as materialized (
@@ -169,7 +168,7 @@ begin atomic
     select clock_timestamp() as instant
   ),
   chosen as materialized (
-    select sql_diffusion.gpt_settings(case when c.component <> '' then sql_diffusion.tokenize(prompt, model) end, model,
+    select sql_diffusion.gpt_settings(case when c.component <> '' then sql_diffusion.tokenize(prompt, model) end, model, c.component,
                                       max_new_tokens, temperature, top_k, top_p, seed, repetition_penalty, stop) as settings
     from (select sql_diffusion.gpt_component(model) as component offset 0) c
   ),
@@ -178,6 +177,7 @@ begin atomic
     select sql_diffusion.pass(array_agg(p order by p.step)) as pass,
            (select array_agg((word & 16777215) / 16777216::double precision) from unnest((sql_diffusion.random_words(sql_diffusion.manual_seed(seed), max_new_tokens)).words) word) as drawn
     from chosen c, sql_diffusion.plan(model, (c.settings).component) p
+    where sql_diffusion.check_model(model)
   ),
   -- In the first pass all tokens of the prompt go in, then each time the one that was taken, and with it the keys and values of those before.
   run (place, input_ids, position_ids, past_names, past, ids, token_id) as (

@@ -27,8 +27,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from numpy_server import STRESS
 from reference import relative_error
 from sql_diffusion.load import Request, load
+from sql_diffusion_numpy.gpt import next_tokens
 from trained_tokenizers import train
 
 pytest_plugins = ["numpy_server"]
@@ -151,3 +153,183 @@ def test_what_comes_next(
     assert list(tokens) == [tokenizer.decode([id]).replace("\0", "\N{REPLACEMENT CHARACTER}") for id in ids]
     first = gpt.execute("select * from gpt_next(%s, 'gpt', 5, %s)", [prompt, backend]).fetchall()
     assert first == rows[:5]
+
+
+def bare(error: psycopg.Error) -> str:
+    return str(error.diag.message_primary).removeprefix("sql_diffusion: ")  # which pure SQL puts before all
+
+
+def generated(connection: psycopg.Connection, backend: str, prompt: str | None, **settings: Any) -> list[Any]:
+    named = "".join(f", {name} => %s" for name in settings)
+    return connection.execute(
+        f"select * from gpt_generate(%s{named}, model => 'gpt', backend => %s)".encode(),
+        [prompt, *settings.values(), backend],
+    ).fetchall()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_greedy_text_is_transformers(gpt: psycopg.Connection, network: GPT2LMHeadModel, tokenizer: Any, backend: str) -> None:
+    """Token by token, the text of the tokens so far in every row; in pure SQL 200 of them under SQL_DIFFUSION_STRESS=1."""
+    count = 200 if backend == "numpy" or STRESS else 30
+    ids = tokenizer(PROMPT, return_tensors="pt")
+    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0)
+    expected = network.generate(**ids, generation_config=settings)[0].tolist()
+    # transformers goes on behind the end here; ours ends there
+    length = ids["input_ids"].shape[1]
+    end = next((n for n, id in enumerate(expected[length:], length) if id == tokenizer.eos_token_id), len(expected) - 1)
+    rows = generated(gpt, backend, PROMPT, max_new_tokens=count)
+    assert [(row[0], row[1]) for row in rows] == list(enumerate(expected))[length : end + 1]
+    for position, _, token, text in rows:
+        so_far = tokenizer.decode(expected[: position + 1], skip_special_tokens=True)
+        assert text == so_far.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        assert token == tokenizer.decode(expected[position]).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("schema", ["sql", "numpy"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (1.0, None, None, 1.0),
+        (0.7, None, None, 1.0),
+        (1.0, 3, None, 1.0),
+        (1.3, None, 0.8, 1.0),
+        (0.9, 40, 0.5, 1.3),
+        (1.0, None, 0.01, 0.5),
+    ],
+)
+def test_what_may_be_drawn_is_what_transformers_leaves(
+    numpy_connection: psycopg.Connection, rng: np.random.Generator, schema: str, settings: Any
+) -> None:
+    temperature, top_k, top_p, penalty = settings
+    logits = torch.tensor(3 * rng.standard_normal(500), dtype=torch.float32)
+    logits[rng.integers(500, size=100)] = float(logits[7])  # equals
+    ids = rng.integers(500, size=20).tolist()
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty), TemperatureLogitsWarper(temperature)])
+    if top_k is not None:
+        processors.append(TopKLogitsWarper(top_k))
+    if top_p is not None:
+        processors.append(TopPLogitsWarper(top_p))
+    expected = processors(torch.tensor([ids]), logits[None])[0].double().softmax(0).numpy()
+    if schema == "sql":
+        rows = numpy_connection.execute(
+            "select token_id, probability from sql_diffusion.next_tokens(%s::real[], %s, %s, %s, %s, %s)",
+            [logits.tolist(), ids, *settings],
+        ).fetchall()
+    else:
+        found = next_tokens(logits.numpy(), ids, *settings)
+        rows = list(zip(*(each.tolist() for each in found), strict=True))
+    ours = np.zeros(500)
+    for token_id, probability in rows:
+        ours[token_id] = probability
+    assert sum(probability for _, probability in rows) == pytest.approx(1)
+    if top_p is None:  # where it cuts among equals there is no order
+        assert np.array_equal(ours > 0, expected > 0)
+        assert np.allclose(ours, expected, rtol=1e-5, atol=0)
+    assert np.allclose(np.sort(ours), np.sort(expected), rtol=1e-5, atol=0)
+
+
+def test_drawn_text_is_the_seeds(gpt: psycopg.Connection, rng: np.random.Generator) -> None:
+    """The same in both backends, again for a seed, another one for another seed; and as probable as it should be."""
+    seed = int(rng.integers(2**62))
+    settings = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1}
+    first, second = (generated(gpt, "numpy", PROMPT, **settings, seed=seed + n) for n in range(2))
+    assert first == generated(gpt, "numpy", PROMPT, **settings, seed=seed)
+    assert first == generated(gpt, "sql", PROMPT, **settings, seed=seed)
+    assert first != second
+    [(best, probability)] = gpt.execute("select token_id, probability from gpt_next(%s, 'gpt', 1)", [PROMPT]).fetchall()
+    ids = [generated(gpt, "numpy", PROMPT, max_new_tokens=1, temperature=1, seed=n)[0][1] for n in range(120)]
+    assert abs(ids.count(best) / 120 - probability) < 5 * (probability * (1 - probability) / 120) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_stop(gpt: psycopg.Connection, tokenizer: Any, backend: str) -> None:
+    rows = generated(gpt, backend, PROMPT, max_new_tokens=6, temperature=1, seed=3, top_k=400)
+    usable = [row for row in rows if "\N{REPLACEMENT CHARACTER}" not in row[2]]
+    if usable:
+        stop = usable[-1][2]
+        end = next(n for n, row in enumerate(rows) if row[2] == stop)
+        assert generated(gpt, backend, PROMPT, max_new_tokens=6, temperature=1, seed=3, top_k=400, stop=stop) == rows[: end + 1]
+    assert generated(gpt, backend, PROMPT, max_new_tokens=0) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        ("", {}, "prompt has no tokens, expected at least one"),
+        (None, {}, "tokenize: text is null, expected a text"),
+        ("x y " * 200, {}, "prompt has "),
+        ("a", {"max_new_tokens": 256}, "prompt has 1 tokens and max_new_tokens is 256, expected at most 256 together"),
+        ("a", {"max_new_tokens": -1}, "max_new_tokens is -1, expected at least 0"),
+        ("a", {"max_new_tokens": None}, "max_new_tokens is null, expected at least 0"),
+        ("a", {"temperature": -0.5}, "temperature is -0.5, expected a finite number of at least 0"),
+        ("a", {"temperature": float("nan")}, "temperature is NaN, expected a finite number of at least 0"),
+        ("a", {"temperature": None}, "temperature is null, expected a finite number of at least 0"),
+        ("a", {"top_k": 0}, "top_k is 0, expected at least 1"),
+        ("a", {"top_p": 0.0}, "top_p is 0, expected above 0 and at most 1"),
+        ("a", {"top_p": 1.5}, "top_p is 1.5, expected above 0 and at most 1"),
+        ("a", {"repetition_penalty": 0.0}, "repetition_penalty is 0, expected a finite number above 0"),
+        ("a", {"seed": None}, "seed is null, expected an integer"),
+        ("a", {"stop": "no such token"}, "stop is 'no such token', which is no token of model \"gpt\""),
+    ],
+)
+def test_refused_alike(gpt: psycopg.Connection, prompt: str | None, settings: dict[str, Any], message: str) -> None:
+    told = set()
+    for backend in BACKENDS:
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+            generated(gpt, backend, prompt, **settings)
+        assert bare(caught.value).startswith(message)
+        told.add((bare(caught.value), caught.value.diag.message_hint))
+        if not settings:
+            with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+                gpt.execute("select gpt_next(%s, 'gpt', backend => %s)", [prompt, backend])
+            assert bare(caught.value).startswith(message)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("function", ["gpt_next", "gpt_generate"])
+def test_models_that_write_no_text(gpt: psycopg.Connection, function: str) -> None:
+    for model, error, message in (
+        ("butterflies", psycopg.errors.InvalidParameterValue, 'model "butterflies" writes no text, expected one that has a GPT2LMHeadModel'),
+        ("nobody", psycopg.errors.UndefinedObject, 'model "nobody" does not exist'),
+    ):  # fmt: skip
+        for backend in BACKENDS:
+            with pytest.raises(error) as caught:
+                gpt.execute(f"select {function}('a', model => %s, backend => %s)".encode(), [model, backend])
+            assert bare(caught.value) == message
+
+
+def test_the_model_is_found(gpt: psycopg.Connection) -> None:
+    """Where none is named the one that writes text is taken."""
+    assert gpt.execute("select count(*) from gpt_next('a', top_k => 3, backend => 'numpy')").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("form", ["no prefix, and buffers", "no class of the tokenizer"])
+def test_checkpoints_of_other_forms(
+    numpy_database: str, folder: Path, network: GPT2LMHeadModel, form: str, tmp_path: Path
+) -> None:
+    for name in ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    if form == "no prefix, and buffers":
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+        tensors["h.0.attn.bias"], tensors["h.0.attn.masked_bias"] = torch.ones(1, 1, 256, 256), torch.tensor(-1e4)
+        save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1024}))
+    with psycopg.connect(dbname=numpy_database) as connection:
+        load(connection, Request(str(tmp_path)), "another", False, Progress(disable=True))
+        rows = connection.execute("select token_id from gpt_next('a', 'another', 3, 'numpy')").fetchall()
+        assert [id for (id,) in rows] == logits_of(network, GPT2Tokenizer.from_pretrained(folder).encode("a")).topk(3).indices.tolist()
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"activation_function": "swish"}, 'activation_function is "swish", expected "gelu_new" or "gelu"'),
+        ({"n_embd": 30, "n_head": 4}, "transformer: n_embd is 30, expected a multiple of n_head, 4"),
+        ({"add_cross_attention": True}, "add_cross_attention is true, expected false"),
+    ],
+)
+def test_configurations_that_are_not_run(connection: psycopg.Connection, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match=message):
+        connection.execute("select sql_diffusion.check_gpt2(%s)", [Jsonb({"architectures": ["GPT2LMHeadModel"], **setting})])

@@ -830,12 +830,12 @@ def _gpt(plpy: Any, prompt: str | None, model: str | None, **settings: tuple[str
     if prompt is None:
         fail("tokenize: text is null, expected a text")
     ids = tokenizer.tokenize(plpy, prompt, tokenizer.get_tokenizer(plpy, model, "tokenizer"), True, True)
-    given = "".join(f", {name} => ${place}" for place, name in enumerate(settings, 3))
+    given = "".join(f", {name} => ${place}" for place, name in enumerate(settings, 4))
     [row] = session.query(
         plpy,
-        f"select * from sql_diffusion.gpt_settings($1, $2{given})",
-        ["int[]", "text", *(type for type, _ in settings.values())],
-        [ids, model, *(value for _, value in settings.values())],
+        f"select * from sql_diffusion.gpt_settings($1, $2, $3{given})",
+        ["int[]", "text", "text", *(type for type, _ in settings.values())],
+        [ids, model, found["component"], *(value for _, value in settings.values())],
     )
     session.begin(plpy)
     between = functools.partial(session.cancel_point, plpy)
