@@ -206,7 +206,7 @@ begin atomic
            limit 1
          ) taken
     where run.place < max_new_tokens
-      and run.token_id is distinct from (c.settings).stop_id
+      and (run.place = 0 or run.token_id is distinct from (c.settings).stop_id)
   )
   select cardinality(r.ids) - 1, r.token_id, (select convert_from(sql_diffusion.utf8_lossy(v.token), 'UTF8') from sql_diffusion.vocabulary v where v.model = gpt_generate.model and v.component = 'tokenizer' and v.id = r.token_id limit 1),
          sql_diffusion.tokens_text(r.ids, model)

@@ -111,7 +111,7 @@ def steps(connection: psycopg.Connection, backend: str, model: str, inputs: dict
 def test_a_pass_is_transformers(
     numpy_database: str, folder: Path, tokenizer: Any, rng: np.random.Generator, variation: str, tmp_path: Path
 ) -> None:
-    """The hidden states, the logits, and both again where the text comes in three parts, with the keys and values of those before."""
+    """The hidden states, the logits, and these again where the text comes in three parts, with the keys and values of those before."""
     theirs = random_gpt(rng, len(tokenizer), **VARIATIONS[variation])
     theirs.save_pretrained(tmp_path)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
@@ -127,6 +127,8 @@ def test_a_pass_is_transformers(
             for layer in range(theirs.config.n_layer):  # of the last one transformers gives the norm
                 ours = whole[f"hidden_states.{layer}"]
                 assert relative_error(ours, expected.hidden_states[layer][0]) < TOLERANCE[backend]
+            if backend == "sql" and variation != "small":  # where all variations would take long
+                continue
             past: dict[str, Any] = {}
             for first, last in ((0, 9), (9, 11), (11, 12)):
                 part = {"input_ids": ids[first:last], "position_ids": list(range(first, last))}
@@ -168,7 +170,9 @@ def generated(connection: psycopg.Connection, backend: str, prompt: str | None, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_greedy_text_is_transformers(gpt: psycopg.Connection, network: GPT2LMHeadModel, tokenizer: Any, backend: str) -> None:
+def test_greedy_text_is_transformers(
+    gpt: psycopg.Connection, network: GPT2LMHeadModel, tokenizer: Any, backend: str
+) -> None:
     """Token by token, the text of the tokens so far in every row; in pure SQL 200 of them under SQL_DIFFUSION_STRESS=1."""
     count = 200 if backend == "numpy" or STRESS else 30
     ids = tokenizer(PROMPT, return_tensors="pt")
@@ -242,13 +246,25 @@ def test_drawn_text_is_the_seeds(gpt: psycopg.Connection, rng: np.random.Generat
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_without_an_end(gpt: psycopg.Connection, backend: str) -> None:
+    with gpt.transaction(force_rollback=True):
+        gpt.execute(
+            """update sql_diffusion.components set config = config || '{"eos_token_id": null}' where model = 'gpt'"""
+        )
+        assert len(generated(gpt, backend, PROMPT, max_new_tokens=3)) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_stop(gpt: psycopg.Connection, tokenizer: Any, backend: str) -> None:
     rows = generated(gpt, backend, PROMPT, max_new_tokens=6, temperature=1, seed=3, top_k=400)
     usable = [row for row in rows if "\N{REPLACEMENT CHARACTER}" not in row[2]]
     if usable:
         stop = usable[-1][2]
         end = next(n for n, row in enumerate(rows) if row[2] == stop)
-        assert generated(gpt, backend, PROMPT, max_new_tokens=6, temperature=1, seed=3, top_k=400, stop=stop) == rows[: end + 1]
+        assert (
+            generated(gpt, backend, PROMPT, max_new_tokens=6, temperature=1, seed=3, top_k=400, stop=stop)
+            == rows[: end + 1]
+        )
     assert generated(gpt, backend, PROMPT, max_new_tokens=0) == []
 
 
@@ -310,7 +326,10 @@ def test_checkpoints_of_other_forms(
     for name in ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     if form == "no prefix, and buffers":
-        tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+        tensors = {
+            name.removeprefix("transformer."): tensor
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
         tensors["h.0.attn.bias"], tensors["h.0.attn.masked_bias"] = torch.ones(1, 1, 256, 256), torch.tensor(-1e4)
         save_file(tensors, tmp_path / "model.safetensors")
     else:
@@ -318,7 +337,9 @@ def test_checkpoints_of_other_forms(
     with psycopg.connect(dbname=numpy_database) as connection:
         load(connection, Request(str(tmp_path)), "another", False, Progress(disable=True))
         rows = connection.execute("select token_id from gpt_next('a', 'another', 3, 'numpy')").fetchall()
-        assert [id for (id,) in rows] == logits_of(network, GPT2Tokenizer.from_pretrained(folder).encode("a")).topk(3).indices.tolist()
+        assert [id for (id,) in rows] == logits_of(network, GPT2Tokenizer.from_pretrained(folder).encode("a")).topk(
+            3
+        ).indices.tolist()
         connection.rollback()
 
 
@@ -332,4 +353,6 @@ def test_checkpoints_of_other_forms(
 )
 def test_configurations_that_are_not_run(connection: psycopg.Connection, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(psycopg.errors.FeatureNotSupported, match=message):
-        connection.execute("select sql_diffusion.check_gpt2(%s)", [Jsonb({"architectures": ["GPT2LMHeadModel"], **setting})])
+        connection.execute(
+            "select sql_diffusion.check_gpt2(%s)", [Jsonb({"architectures": ["GPT2LMHeadModel"], **setting})]
+        )

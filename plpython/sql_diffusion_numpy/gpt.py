@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import network
-from .layers.modules import Network
+from .layers.modules import Network, joined, plain
 from .random import manual_seed, random_words
 
 
@@ -53,7 +53,7 @@ def passes(found: Network, input_ids: list[int], between: Callable[[], None]) ->
             if row.operation == "output" and not row.key.startswith("hidden_states."):
                 outputs[row.key] = value
         logits = network.step_tensor(row, outputs.pop("logits"))[0]
-        past = {key: value[0].values[:, 0] for key, value in outputs.items()}
+        past = {key: joined(plain(value))[:, 0] for key, value in outputs.items()}
         read = len(input_ids)
         yield logits
 

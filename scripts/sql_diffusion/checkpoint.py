@@ -250,10 +250,8 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
         components.append(Component(name, configs[name], source, files, translate))
 
     schedulers = [name for name in ("scheduler/scheduler_config.json", "scheduler_config.json") if name in source.names]
-    if schedulers:
-        scheduler = read(schedulers[0])
-    else:
-        scheduler = {"_class_name": "DDPMScheduler"}  # which a language model does not use
+    # of a language model no use is made of it
+    scheduler = read(schedulers[0]) if schedulers else {"_class_name": "DDPMScheduler"}
     if not schedulers and not writes:
         notes.append("there is no scheduler_config.json: diffusers' default DDPM schedule is used")
     if writes:

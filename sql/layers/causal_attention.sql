@@ -17,14 +17,6 @@ return case
 comment on function sql_diffusion.append_tokens(sql_diffusion.feature_maps, real[]) is
   'Feature maps of tokens (NULL for none), and behind them more, (channels, tokens). What is told of each channel beside its values is left out: no layer that takes these reads it.';
 
-create function sql_diffusion.causal_mask(queries int, keys int) returns real[]
-language sql immutable strict parallel safe
-return (
-  select array_agg(array_fill(0::real, array[keys - queries + q]) || array_fill('-infinity'::real, array[queries - q]) order by q)
-  from generate_series(1, queries) q);
-comment on function sql_diffusion.causal_mask(int, int) is
-  'What is added to the scores of the last of so many tokens, (queries, keys): 0 for those up to its own, -infinity for later ones.';
-
 create function sql_diffusion.causal_attention(query real[], key real[], value real[], heads int, scale double precision, name text) returns real[]
 language sql immutable parallel safe
 set jit = off
@@ -33,9 +25,12 @@ return (
                                                                   key[(h - 1) * size.features + 1 : h * size.features],
                                                                   value[(h - 1) * size.features + 1 : h * size.features], name, mask.mask, false, scale) order by h)
   from (select array_length(query, 1) / heads as features offset 0) size,
-       -- the last token sees all
-       (select case when array_length(query, 2) > 1 then sql_diffusion.causal_mask(array_length(query, 2), array_length(key, 2)) end as mask offset 0) mask,
-       generate_series(1, heads) h);
+       -- (queries, keys): 0 for what a token sees, -infinity for later ones; the last token sees all
+       (select array_agg(array_fill(0::real, array[array_length(key, 2) - array_length(query, 2) + q]) || array_fill('-infinity'::real, array[array_length(query, 2) - q]) order by q) as mask
+        from generate_series(1, array_length(query, 2)) q
+        where array_length(query, 2) > 1
+        offset 0) mask,
+       generate_series(1, least(heads, array_length(query, 1))) h);
 comment on function sql_diffusion.causal_attention(real[], real[], real[], int, double precision, text) is
   'Attention in so many heads, the scores multiplied by scale: query (channels, queries), key and value (channels, keys) to (channels, queries). The queries are of the last tokens, and each sees the keys up to its own. '
   'Vaswani et al. 2017, section 3.2.3. The name opens error messages.';

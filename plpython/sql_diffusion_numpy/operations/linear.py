@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..layers.conv2d import convolve
 from ..layers.modules import (
     Layout,
