@@ -18,7 +18,7 @@ SQL = \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
-	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql \
+	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql sql/gpt.sql \
 	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/redraw.sql sql/verbs.sql sql/images/verbs.sql \
 	build/butterflies.sql sql/pack_bundled.sql
 
@@ -29,7 +29,7 @@ NETWORKS   = $(sort $(wildcard sql/networks/*.sql))
 # A file is a scheduler; build/scheduler_registry.sql lists them.
 SCHEDULERS = $(sort $(wildcard sql/schedulers/*.sql))
 
-LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention attention_block downsample upsample
+LAYERS = feature_maps silu gelu quick_gelu geglu relu mish add concatenate pad interpolate_nearest timestep_embedding group_norm conv2d linear scaled_dot_product_attention modules layer_norm embedding resnet_block attention causal_attention attention_block downsample upsample
 TOKENIZERS = unicode normalize words byte_pairs tokenize
 
 IMAGES = image checksums huffman deflate inflate image_png image_from_png image_resize image_grid characters
@@ -170,4 +170,4 @@ dist:
 # hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_image_from_png.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_gpt.py tests/test_image_from_png.py

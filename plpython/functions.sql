@@ -318,6 +318,21 @@ create function sql_diffusion_numpy.latent_preview(latent real[]) returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'latent_preview';
 
+-- Text
+
+create function sql_diffusion_numpy.gpt_next(prompt text, model text, top_k int default null)
+returns table (rank int, token_id int, token text, probability double precision)
+language plpython3u stable parallel unsafe rows 50000
+as 'gpt_next';
+
+create function sql_diffusion_numpy.gpt_generate(
+  prompt text, max_new_tokens int, model text, temperature double precision default 0, top_k int default null,
+  top_p double precision default null, seed bigint default 0, repetition_penalty double precision default 1,
+  stop text default null
+) returns table ("position" int, token_id int, token text, text text)
+language plpython3u stable parallel unsafe rows 20
+as 'gpt_generate';
+
 -- Pictures
 
 create function sql_diffusion_numpy.image_png(image real[], scale int default 1, compression int default 6) returns bytea

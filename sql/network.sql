@@ -202,6 +202,7 @@ begin atomic
          lateral (
            select case when (p.this).operation = 'input'
                   then array[inputs[coalesce(array_position(names, (p.this).key),
+                                             case when (p.this).settings ? 'optional' then 0 end,  -- where there is none
                                              sql_diffusion.fail(format('%s: input %s is missing, the inputs are %s', component, (p.this).key, array_to_string(names, ', ')))::int)]]
                   else array(select case s.place when 0 then run.hidden else before.kept[s.place] end from unnest(p.sources) with ordinality s (place) order by s.ordinality)
                   end as inputs
@@ -269,8 +270,11 @@ begin atomic
       and i.name not in (select (w.step).key from wanted w)
   )
   select coalesce((select bool_and(s.refused) from surplus s), true)
-         and coalesce((select bool_and(sql_diffusion.check_input(w.step, (select i.value from unnest(inputs) i where i.name = (w.step).key), w.deepest, format('%s: %s', check_inputs.name, (w.step).key)) order by (w.step).step)
-                       from wanted w), true);
+         and coalesce((select bool_and(sql_diffusion.check_input(w.step, i.value, w.deepest, format('%s: %s', check_inputs.name, (w.step).key)) order by (w.step).step)
+                       from wanted w
+                            left join unnest(inputs) i on i.name = (w.step).key
+                       where i.value is not null
+                          or not (w.step).settings ? 'optional'), true);
 end;
 comment on function sql_diffusion.check_inputs(sql_diffusion.plan_step[], sql_diffusion.network_input[], text) is
   'True where these inputs are those that a network of this plan takes, otherwise an error (22023) that names the first that is missing, surplus or misshapen. The name opens the message.';

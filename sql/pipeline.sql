@@ -271,8 +271,8 @@ begin atomic
   ready as materialized (
     select case when seed is null then sql_diffusion.fail('seed is null, expected an integer') end as seed_is_given,
            sql_diffusion.check_model(model) as model_is_whole,
-           sql_diffusion.check_unconditional(model) as takes_no_text,
            sql_diffusion.check_begins_with_noise(model) as takes_no_picture,
+           sql_diffusion.check_unconditional(model) as takes_no_text,
            sql_diffusion.check_class_label(model, class_label) as class_is_known
   ),
   schedule as materialized (

@@ -156,8 +156,9 @@ create function sql_diffusion.check_pipeline(pipeline text) returns boolean
 language sql immutable parallel safe
 return case
          when pipeline in ('DDPMPipeline', 'DDIMPipeline', 'PNDMPipeline', 'LDMPipeline', 'StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline', 'StableDiffusionInpaintPipeline', 'StableDiffusionUpscalePipeline',
-                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'LDMSuperResolutionPipeline') then true
-         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, PNDMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline or LDMSuperResolutionPipeline', coalesce(pipeline, 'null')), errcode => '0A000')
+                           'StableDiffusionXLPipeline', 'StableDiffusionXLImg2ImgPipeline', 'StableDiffusionXLInpaintPipeline', 'LatentConsistencyModelPipeline', 'LatentConsistencyModelImg2ImgPipeline', 'LDMSuperResolutionPipeline',
+                           'GPT2LMHeadModel') then true
+         else sql_diffusion.fail(format('pipeline %s is not supported, expected DDPMPipeline, DDIMPipeline, PNDMPipeline, LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline, one of those for pictures that begin with a picture, StableDiffusionUpscalePipeline, LDMSuperResolutionPipeline or GPT2LMHeadModel', coalesce(pipeline, 'null')), errcode => '0A000')
        end;
 comment on function sql_diffusion.check_pipeline(text) is 'True for a pipeline''s class that can be run, otherwise an error (0A000).';
 

@@ -92,6 +92,25 @@ as $$
 $$;
 comment on function sql_diffusion.numpy_redraw(text, real[], real[], text[], bigint[], text, real, int, text, int, real, text, int[], real, real, int) is 'Calls sql_diffusion_numpy.redraw with the same arguments.';
 
+create function sql_diffusion.numpy_gpt_next(prompt text, model text, top_k int)
+  returns table (rank int, token_id int, token text, probability double precision)
+language sql stable parallel unsafe rows 50000
+as $$
+  select g.rank, g.token_id, g.token, g.probability
+  from sql_diffusion_numpy.gpt_next(numpy_gpt_next.prompt, numpy_gpt_next.model, numpy_gpt_next.top_k) g
+$$;
+comment on function sql_diffusion.numpy_gpt_next(text, text, int) is 'Calls sql_diffusion_numpy.gpt_next with the same arguments.';
+
+create function sql_diffusion.numpy_gpt_generate(prompt text, max_new_tokens int, model text, temperature double precision, top_k int, top_p double precision, seed bigint, repetition_penalty double precision, stop text)
+  returns table ("position" int, token_id int, token text, text text)
+language sql stable parallel unsafe rows 20
+as $$
+  select (g.row)."position", (g.row).token_id, (g.row).token, (g.row).text
+  from (select sql_diffusion_numpy.gpt_generate(numpy_gpt_generate.prompt, numpy_gpt_generate.max_new_tokens, numpy_gpt_generate.model, numpy_gpt_generate.temperature, numpy_gpt_generate.top_k, numpy_gpt_generate.top_p, numpy_gpt_generate.seed, numpy_gpt_generate.repetition_penalty, numpy_gpt_generate.stop) as row
+        offset 0) g
+$$;
+comment on function sql_diffusion.numpy_gpt_generate(text, int, text, double precision, int, double precision, bigint, double precision, text) is 'Calls sql_diffusion_numpy.gpt_generate with the same arguments.';
+
 set local check_function_bodies to on;
 
 create function @extschema@.ddpm_steps(seed bigint, class_label int, model text default null, num_inference_steps int default null, timesteps int[] default null,
@@ -431,3 +450,42 @@ begin atomic
 end;
 comment on function @extschema@.upscale(real[], text, text, int, text, text, int, double precision, text, int[], double precision, text, double precision, int) is
   'The same of a seed that comes as text, or as a parameter without a type, as many drivers send all of them. Errors: 22P02 for what is no integer, 22003 beyond bigint.';
+
+create function @extschema@.gpt_next(prompt text, model text default null, top_k int default null, backend text default null)
+  returns table (rank int, token_id int, token text, probability double precision)
+language sql stable parallel unsafe rows 50000
+begin atomic
+  select n.rank, n.token_id, n.token, n.probability
+  from sql_diffusion.gpt_next(prompt, coalesce(model, sql_diffusion.default_gpt_model()), top_k) n
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select n.rank, n.token_id, n.token, n.probability
+  from sql_diffusion.numpy_gpt_next(prompt, coalesce(model, sql_diffusion.default_gpt_model()), top_k) n
+  where sql_diffusion.choose_backend(backend) = 'numpy';
+end;
+comment on function @extschema@.gpt_next(text, text, int, text) is
+  'What may come after a prompt: one row a token of the vocabulary, the most probable first, with its probability (all of them sum to 1), all rows or the top_k first. token is the text of its bytes, U+FFFD where they are no whole '
+  'character. model: by default the setting sql_diffusion.model, else the first by name that writes text. backend: auto, sql or numpy. Errors: 22023 for a prompt of no tokens or of more than the n_positions of the model, and for a model that '
+  'writes no text; 42704 unknown model; 55000 unfinished model. Language Models are Unsupervised Multitask Learners (Radford et al., 2019), section 2.';
+
+create function @extschema@.gpt_generate(prompt text, max_new_tokens int default 20, model text default null, temperature double precision default 0, top_k int default null, top_p double precision default null,
+    seed bigint default 0, repetition_penalty double precision default 1, stop text default null, backend text default null)
+  returns table ("position" int, token_id int, token text, text text)
+language sql stable parallel unsafe rows 20
+begin atomic
+  select g."position", g.token_id, g.token, g.text
+  from sql_diffusion.gpt_generate(prompt, max_new_tokens, coalesce(model, sql_diffusion.default_gpt_model()), temperature, top_k, top_p, seed, repetition_penalty, stop) g
+  where sql_diffusion.choose_backend(backend) = 'sql'
+  union all
+  select (g.row)."position", (g.row).token_id, (g.row).token, (g.row).text
+  from (
+    select sql_diffusion.numpy_gpt_generate(prompt, max_new_tokens, coalesce(model, sql_diffusion.default_gpt_model()), temperature, top_k, top_p, seed, repetition_penalty, stop) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) g;
+end;
+comment on function @extschema@.gpt_generate(text, int, text, double precision, int, double precision, bigint, double precision, text, text) is
+  'What a model writes after a prompt, one row a token as it is made: its place in the text (position, from 0, the prompt counts), its id, its text, and the whole text so far, the prompt with it. It ends after max_new_tokens, or with the token '
+  'stop (NULL: the model''s own, <|endoftext|>). temperature 0: always the most probable token, as transformers'' generate(do_sample=False). Above 0 a token is drawn, the same for a seed: temperature flattens (above 1) or sharpens (below 1) the '
+  'probabilities; top_k (1 or more) and top_p (above 0, at most 1) leave out what is improbable, by default nothing; repetition_penalty (above 0, by default 1) makes tokens that were there less probable: see sql_diffusion.next_tokens. model and backend as for gpt_next. '
+  'Errors as for gpt_next, and 22023 for a setting that cannot be and where prompt and max_new_tokens are more than n_positions.';

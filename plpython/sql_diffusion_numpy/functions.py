@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import doctor as diagnosis
-from . import network, parameters, pipeline, random, schedulers, session, tokenizer
+from . import gpt, network, parameters, pipeline, random, schedulers, session, tokenizer
 from . import redraw as redrawing
 from . import tensors as tensor_functions
 from .errors import Refused, fail
@@ -624,6 +624,8 @@ def _check_inputs(plan: list[PlanRow], inputs: dict[str, Any], name: str) -> dic
             fail(f"{name}: {surplus} is not an input of this network, expected {names}")
     arrays = {}
     for row in wanted:
+        if "optional" in row.settings and inputs.get(row.key) is None:
+            continue
         array = _check_input(row, inputs.get(row.key), deepest, f"{name}: {row.key}")
         arrays[row.key] = array[None, :, None] if "tokens" in row.settings and array.ndim == 1 else array[None]
     return arrays
@@ -741,7 +743,7 @@ def _steps(plpy: Any, given: dict[str, Any], model: str | None, component: str) 
     found, inputs = _network(plpy, given, model, component)
     for row, value in network.run_steps(found, inputs):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, network.step_tensor(row, value)[0]
+        yield row.step, row.operation, row.key or None, network.step_tensor(row, value)[0] if value else None
 
 
 @boundary
@@ -818,6 +820,69 @@ def detokenize(plpy: Any, ids: Any, model: str | None, component: str | None, sk
     text = data.decode(errors="replace")
     clip = chosen.config["tokenizer_class"] == "CLIPTokenizer"
     return text.strip(" \t\n\v\f\r\x1c\x1d\x1e\x1f") if clip else text
+
+
+# Text
+
+
+def _gpt(plpy: Any, prompt: str | None, model: str | None, **settings: tuple[str, Any]) -> tuple[Network, Any]:
+    """The language model of a model, and gpt_settings, which says what cannot be; settings with their types."""
+    [found] = session.query(plpy, "select sql_diffusion.gpt_component($1) as component", ["text"], [model])
+    if prompt is None:
+        fail("tokenize: text is null, expected a text")
+    ids = tokenizer.tokenize(plpy, prompt, tokenizer.get_tokenizer(plpy, model, "tokenizer"), True, True)
+    given = "".join(f", {name} => ${place}" for place, name in enumerate(settings, 4))
+    [row] = session.query(
+        plpy,
+        f"select * from sql_diffusion.gpt_settings($1, $2, $3{given})",
+        ["int[]", "text", "text", *(type for type, _ in settings.values())],
+        [ids, model, found["component"], *(value for _, value in settings.values())],
+    )
+    session.begin(plpy)
+    between = functools.partial(session.cancel_point, plpy)
+    return parameters.get_model(plpy, model, found["component"], between).network, row
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace").replace("\0", "\ufffd")
+
+
+@boundary
+def gpt_next(plpy: Any, prompt: str | None, model: str | None, top_k: int | None) -> Iterator[Any]:
+    found, settings = _gpt(plpy, prompt, model, top_k=("int", top_k))
+    vocabulary = tokenizer.get_tokenizer(plpy, model, "tokenizer").vocabulary
+    logits = next(gpt.passes(found, settings["input_ids"], functools.partial(session.cancel_point, plpy)))
+    rows = zip(*(each[:top_k].tolist() for each in gpt.next_tokens(logits, [])), strict=True)
+    for rank, (id, probability) in enumerate(rows, 1):
+        yield rank, id, _text(vocabulary[id][0]) if id in vocabulary else None, probability
+    session.give_memory_back()
+
+
+@boundary
+def gpt_generate(
+    plpy: Any, prompt: str | None, max_new_tokens: int | None, model: str | None, temperature: float | None,
+    top_k: int | None, top_p: float | None, seed: int | None, repetition_penalty: float | None, stop: str | None,
+) -> Iterator[Any]:  # fmt: skip
+    found, settings = _gpt(
+        plpy, prompt, model,
+        max_new_tokens=("int", max_new_tokens), temperature=("double precision", temperature), top_k=("int", top_k),
+        top_p=("double precision", top_p), seed=("bigint", seed),
+        repetition_penalty=("double precision", repetition_penalty), stop=("text", stop),
+    )  # fmt: skip
+    assert max_new_tokens is not None and temperature is not None  # gpt_settings refuses them
+    assert seed is not None and repetition_penalty is not None
+    tokens = tokenizer.get_tokenizer(plpy, model, "tokenizer")
+    progress = session.progress_of(plpy, session.begin(plpy))
+    prompt_length = len(settings["input_ids"])
+    for ids in gpt.generate(
+        found, settings["input_ids"], max_new_tokens, settings["stop_id"], seed, temperature, top_k, top_p,
+        repetition_penalty, functools.partial(session.cancel_point, plpy),
+    ):  # fmt: skip
+        progress(f"step {len(ids) - prompt_length} of {max_new_tokens}")
+        known = [id for id in ids if id in tokens.vocabulary]
+        token = _text(tokens.vocabulary[ids[-1]][0]) if ids[-1] in tokens.vocabulary else None
+        yield len(ids) - 1, ids[-1], token, _text(tokenizer.detokenize_bytes(tokens, known, True))
+    session.give_memory_back()
 
 
 # Random numbers
@@ -1081,10 +1146,10 @@ def _sample(
         return
     session.begin(plpy)
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
+    session.query(plpy, _BEGINS, ["text"], [model])
     taken = [row.key for row in unet.plan if row.operation == "input"]
     if "encoder_hidden_states" in taken or unet.plan[-1].out_channels not in (shape[0], 2 * shape[0]):
         session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
-    session.query(plpy, _BEGINS, ["text"], [model])
     if "class_labels" in taken or class_label is not None:
         session.query(plpy, "select sql_diffusion.check_class_label($1, $2)", ["text", "int"], [model, class_label])
     schedule = _generation_schedule(plpy, model, steps, timesteps, scheduler, eta)

@@ -94,7 +94,7 @@ def run_steps(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tu
     shared: dict[str, Any] = {}
     for row in plan:
         if row.operation == "input":
-            result = input_value(inputs[row.key])
+            result = input_value(inputs[row.key]) if row.key in inputs else []  # an optional one
         else:
             result = operation_of(row).run(network, row, [results[step] for step in row.inputs], shared)
         yield row, result

@@ -45,7 +45,7 @@ def check_generator(generator: Any) -> Generator:
     return Generator(words, position, next_normal)
 
 
-def _random_words(generator: Generator, count: int) -> tuple[np.ndarray, Generator]:
+def random_words(generator: Generator, count: int) -> tuple[np.ndarray, Generator]:
     """The next count words of 32 bits."""
     mersenne = np.random.MT19937()
     key = np.asarray(generator.words, np.uint32)
@@ -81,12 +81,12 @@ def randn(generator: Generator, shape: list[int]) -> tuple[np.ndarray, Generator
     if count < 16:
         left = [] if generator.next_normal is None else [generator.next_normal]
         pairs = (count + 1 - len(left)) // 2
-        words, after = _random_words(generator, 4 * pairs)
+        words, after = random_words(generator, 4 * pairs)
         normals = np.concatenate([left, _pairs(words)])
         rest = float(normals[count]) if len(normals) > count else None
         return normals[:count].astype(np.float32).reshape(shape), after._replace(next_normal=rest)
     tail = 16 if count % 16 else 0  # the last 16 values are then drawn again, from words of their own
-    words, after = _random_words(generator, count + tail)
+    words, after = random_words(generator, count + tail)
     whole = count - count % 16
     normals = np.empty(count, np.float32)
     normals[:whole] = _blocks(words[:whole].reshape(-1, 16)).ravel()

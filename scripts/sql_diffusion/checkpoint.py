@@ -1,9 +1,9 @@
 """Finds a checkpoint's networks among the files of a source, and checks them against what their configs ask for.
 
-Two layouts are known here. A pipeline: model_index.json, scheduler/scheduler_config.json, and for each network a folder
+Three layouts are known here. A pipeline: model_index.json, scheduler/scheduler_config.json, and for each network a folder
 with config.json and its weights: unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors. A bare U-Net:
-config.json and the weights at the root. Either with a variant (diffusion_pytorch_model.fp16.safetensors), either in one
-file or in shards with an index. single_file.py reads a third: the file that holds a whole pipeline.
+config.json and the weights at the root. A language model of transformers: the same, and its tokenizer beside them. Any with a variant (diffusion_pytorch_model.fp16.safetensors), either in one
+file or in shards with an index. single_file.py reads a fourth: the file that holds a whole pipeline.
 """
 
 import json
@@ -23,7 +23,9 @@ from .names import Tensors, network_class, network_tensors
 from .tensors import Float32Array, Tensor, read_header, read_tensor
 
 NETWORK = "UNet2DModel"
+LANGUAGE_MODEL = "GPT2LMHeadModel"
 Networks = dict[str, tuple[str, ...]]  # by name, the classes of which each may be
+TEXTS: Networks = {"transformer": (LANGUAGE_MODEL,)}
 PIXELS: Networks = {"unet": (NETWORK,)}
 LATENTS: Networks = {
     "unet": ("UNet2DConditionModel",),
@@ -115,6 +117,7 @@ class TokenizerFiles:
     source: Source | str  # a repository that is opened only when it is needed
     folder: str  # in the source, with a slash at its end, or nothing
     pad_token: str | None = None  # where it is not the one that the folder names
+    tokenizer_class: str | None = None  # where the folder need not name it
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
             f"{source.label} is a {pipeline}; {', '.join(PIPELINES)} are run",
             f"{NOT_RUN[pipeline]}. {UNET_ALONE}" if pipeline in NOT_RUN else UNET_ALONE,
         )
-    networks = PIPELINES[pipeline] if index else PIXELS
+    writes = not index and "config.json" in source.names and network_class(read("config.json")) == LANGUAGE_MODEL
+    networks = TEXTS if writes else PIPELINES[pipeline] if index else PIXELS
     folders = network_folders(source, networks)
     configs = {name: read(f"{folder}config.json") for name, folder in folders.items()}
     check_classes(source, pipeline if index else "U-Net", networks, configs)
@@ -253,15 +257,18 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
         weights = chosen.get(folder) or choose_weights(source, folder, wanted)
         files = read_index(source, weights, read(weights)) if weights.endswith(".json") else [weights]
         network = network_class(configs[name]) or NETWORK
-        components.append(Component(name, configs[name], source, files, partial(network_tensors, network)))
+        tied = bool(configs[name].get("tie_word_embeddings", True))
+        translate = partial(network_tensors, network, tied=tied)
+        components.append(Component(name, configs[name], source, files, translate))
 
     schedulers = [name for name in ("scheduler/scheduler_config.json", "scheduler_config.json") if name in source.names]
-    if schedulers:
-        scheduler = read(schedulers[0])
-    else:
-        scheduler = {"_class_name": "DDPMScheduler"}
+    # of a language model no use is made of it
+    scheduler = read(schedulers[0]) if schedulers else {"_class_name": "DDPMScheduler"}
+    if not schedulers and not writes:
         notes.append("there is no scheduler_config.json: diffusers' default DDPM schedule is used")
-    if not index:
+    if writes:
+        pipeline = LANGUAGE_MODEL
+    elif not index:
         pipeline = "DDIMPipeline" if str(scheduler.get("_class_name")).startswith("DDIM") else "DDPMPipeline"
 
     parts = {name for name, entry in index.items() if isinstance(entry, list) and None not in entry}
@@ -274,8 +281,8 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
             f"sql_diffusion.json sets what is unknown: {enumerate_some(unknown)}",
             f"It may set: {', '.join(sorted(DEFAULTS))}.",
         )
-    tokenizers = find_tokenizers(source)
-    if "text_encoder" in networks and not tokenizers:
+    tokenizers = find_tokenizers(source, writes)
+    if ("text_encoder" in networks or writes) and not tokenizers:
         raise Problem(
             f"{source.label} is not whole: it has no tokenizer, in vocab.json and merges.txt or in tokenizer.json",
             "Fetch the whole pipeline, or save it with diffusers: pipeline.save_pretrained(folder)",
@@ -299,6 +306,8 @@ def addition(source: Source) -> str:
 
 def network_folders(source: Source, networks: Networks) -> dict[str, str]:
     """The folder of each network of a pipeline, with a slash at its end."""
+    if networks is TEXTS:
+        return {"transformer": ""}
     if list(networks) == ["unet"]:
         return {"unet": network_folder(source)}
     if missing := [name for name in networks if f"{name}/config.json" not in source.names]:
@@ -320,12 +329,16 @@ def check_classes(source: Source, what: str, networks: Networks, configs: dict[s
             )
 
 
-def find_tokenizers(source: Source) -> list[TokenizerFiles]:
-    """The tokenizers of a pipeline: folders with a vocabulary."""
+def find_tokenizers(source: Source, writes: bool = False) -> list[TokenizerFiles]:
+    """The tokenizers of a pipeline, folders with a vocabulary, or of a language model, beside its weights."""
+    folders = {"tokenizer": "tokenizer/", "tokenizer_2": "tokenizer_2/"}
+    kind = None
+    if writes:
+        folders, kind = {"tokenizer": ""}, "GPT2Tokenizer"
     return [
-        TokenizerFiles(name, source, f"{name}/")
-        for name in ("tokenizer", "tokenizer_2")
-        if {f"{name}/vocab.json", f"{name}/tokenizer.json"} & set(source.names)
+        TokenizerFiles(name, source, folder, tokenizer_class=kind)
+        for name, folder in folders.items()
+        if {f"{folder}vocab.json", f"{folder}tokenizer.json"} & set(source.names)
     ]
 
 

@@ -165,6 +165,10 @@ def load(
             f"{megabytes(loaded.bytes)} of {loaded.dtype}, from {loaded.source}"
             + (", packed for pure SQL" if packed else "")
         )
+        if loaded.writes_text:
+            quoted = loaded.name.replace("'", "''")
+            typer.echo(f"Next, in psql: select text from gpt_generate('A butterfly with', model => '{quoted}');")
+            return
         prompt = "--prompt 'a blue butterfly' " if loaded.takes_text else ""
         typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o butterfly.png")
 

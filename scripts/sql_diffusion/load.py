@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from . import lora, single_file
 from .checkpoint import (
+    LANGUAGE_MODEL,
     Checkpoint,
     ExpectedModule,
     Module,
@@ -42,7 +43,8 @@ class Loaded(NamedTuple):
     revision: str | None
     sha256: str
     notes: list[str]
-    takes_text: bool  # whether it draws what a prompt says
+    takes_text: bool  # whether it draws what a prompt says, or goes on with it
+    writes_text: bool  # whether it is a language model, which draws nothing
 
 
 class Request(NamedTuple):
@@ -104,6 +106,7 @@ def load(connection: Connection, request: Request, name: str | None, replace: bo
         digest,
         checkpoint.notes,
         bool(tokenizers),
+        checkpoint.pipeline == LANGUAGE_MODEL,
     )
 
 
@@ -135,7 +138,7 @@ def read_tokenizers(checkpoint: Checkpoint, progress: Progress) -> dict[str, Tok
     """The tokenizers of a checkpoint by name."""
     with TemporaryDirectory(prefix="sql-diffusion-") as scratch:
         return {
-            each.name: read_tokenizer(tokenizer_folder(each, Path(scratch) / each.name, progress))
+            each.name: read_tokenizer(tokenizer_folder(each, Path(scratch) / each.name, progress), each.tokenizer_class)
             for each in checkpoint.tokenizers
         }
 

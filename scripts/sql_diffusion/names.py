@@ -19,7 +19,7 @@ NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 
 # What a whole CLIP or GPT-2 holds besides the weights of the network that is run.
 NOT_OF_CLIP = re.compile(r"logit_scale|vision_model\..*|visual_projection\..*|.*\.position_ids")
-NOT_OF_GPT = re.compile(r"lm_head\..*|.*\.attn\.(?:masked_)?bias")
+NOT_OF_GPT = re.compile(r".*\.attn\.(?:masked_)?bias")
 GPT_MATRIX = re.compile(r"(?:.*\.)?(?:c_attn|c_proj|c_fc|q_attn)\.weight")
 
 
@@ -30,8 +30,9 @@ def network_class(config: dict[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
-def network_tensors(network: str, tensors: Tensors) -> Tensors:
-    """The tensors of a network of this class, by the names that its modules have."""
+def network_tensors(network: str, tensors: Tensors, tied: bool = True) -> Tensors:
+    """The tensors of a network of this class, by the names that its modules have. tied: a language model's head is its
+    table of embeddings, which a file may hold twice."""
     tensors = unwrap(tensors)
     if network.startswith("CLIP"):
         return {text_name(name): tensor for name, tensor in tensors.items() if not NOT_OF_CLIP.fullmatch(name)}
@@ -40,7 +41,7 @@ def network_tensors(network: str, tensors: Tensors) -> Tensors:
         return {
             name.removeprefix("transformer."): tensor.transpose() if GPT_MATRIX.fullmatch(name) else tensor
             for name, tensor in tensors.items()
-            if not NOT_OF_GPT.fullmatch(name)
+            if not NOT_OF_GPT.fullmatch(name) and not (tied and name.startswith("lm_head."))
         }
     return {present_name(name): tensor for name, tensor in tensors.items()}
 

@@ -184,12 +184,12 @@ language sql immutable strict parallel safe
 begin atomic
   -- In hexadecimal: a character as it is; else as much as could begin one, or a byte (Unicode Standard, table 3-7 and section 3.9)
   select coalesce(decode(string_agg(
-    case when m.hex[1] ~ '^(?:[0-7].|(?:c[2-9a-f]|d.)..|e.....|f.......)$' then m.hex[1] else 'efbfbd' end, '' order by m.place), 'hex'), '')
+    case when m.hex[1] ~ '^(?:(?!00)[0-7].|(?:c[2-9a-f]|d.)..|e.....|f.......)$' then m.hex[1] else 'efbfbd' end, '' order by m.place), 'hex'), '')
   from regexp_matches(encode(utf8_lossy.bytes, 'hex') collate "C",
     '(?:c[2-9a-f]|d.)[89ab].|(?:e0[ab].|(?:e[1-9a-cef])[89ab].|ed[89].)(?:[89ab].)?|(?:f0[9ab].|f[1-3][89ab].|f48.)(?:[89ab].(?:[89ab].)?)?|..', 'g')
     with ordinality as m (hex, place);
 end;
-comment on function sql_diffusion.utf8_lossy(bytea) is 'Bytes as valid UTF-8: U+FFFD stands for each part of a character without the rest.';
+comment on function sql_diffusion.utf8_lossy(bytea) is 'Bytes as valid UTF-8: U+FFFD stands for each part of a character without the rest, and for a zero byte, which no text can hold.';
 
 create function sql_diffusion.detokenize(
   ids int[], model text, component text default 'tokenizer', skip_special_tokens boolean default false
