@@ -81,7 +81,7 @@ def choose_look(rng: np.random.Generator) -> Look:
 
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def listed(rng: np.random.Generator, parts: Sequence[str]) -> str:

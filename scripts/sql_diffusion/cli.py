@@ -503,6 +503,7 @@ def train(
 
 def training_module() -> Any:
     """The module that trains. Raises a Problem where what it needs is not installed."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it tells, as it is imported, what it can do without
     try:
         from . import train as module
     except ImportError as error:

@@ -26,7 +26,6 @@ from diffusers import (
     DDPMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
-    UNet2DModel,
 )
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -45,6 +44,7 @@ from .training import (
     add_offset,
     denoising_loss,
     even_timesteps,
+    pixel_unet,
     step_generator,
     stoppable,
 )
@@ -140,6 +140,7 @@ def to_caption(value: Any, number: int) -> str:
 
 def to_picture(value: Any, number: int) -> Image.Image:
     """A picture of a column: a file as bytea, or an array (channels, height, width) of values from 0 to 1."""
+    picture: Image.Image
     if isinstance(value, bytes | memoryview):
         try:
             picture = Image.open(io.BytesIO(value))
@@ -326,22 +327,6 @@ def check_shape(size: int, channels: tuple[int, ...]) -> None:
             f"Take {max(multiple, round(size / multiple) * multiple)}, or fewer --channels.",
             USAGE,
         )
-
-
-def pixel_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int) -> UNet2DModel:
-    """A U-Net of pictures with one resnet block a level and attention in the lower two levels."""
-    plain = len(channels) - 2
-    return UNet2DModel(
-        sample_size=size,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * 2,
-        up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
-        attention_head_dim=head_dim,
-        norm_num_groups=groups,
-    )
 
 
 def latent_factor(size: int) -> int:

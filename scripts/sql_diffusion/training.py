@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch.nn.functional import avg_pool2d
-
-Tensor = torch.Tensor
 
 
 class Optimization(NamedTuple):
@@ -27,6 +26,22 @@ class Optimization(NamedTuple):
     ema_decay: float = 0.999  # of the averaged weights, which are the result
     warmup: int = 200  # steps
     fall: float = 0.3  # the last share of the run, where the learning rate falls to 0
+
+
+def pixel_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int) -> UNet2DModel:
+    """A U-Net of pictures with one resnet block a level and attention in the lower two levels."""
+    plain = len(channels) - 2
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * 2,
+        up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
+        attention_head_dim=head_dim,
+        norm_num_groups=groups,
+    )
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, fall: float) -> float:
@@ -47,13 +62,15 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def even_timesteps(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
+def even_timesteps(count: int, timesteps: int, generator: torch.Generator) -> torch.Tensor:
     """(count,), one of each of so many equal slices of the range: every batch covers all noise levels, the loss is steadier."""
     slices = torch.arange(count) + torch.rand(count, generator=generator)
     return (slices * timesteps / count).long()
 
 
-def add_offset(noise: Tensor, timesteps: Tensor, scheduler: Any, amount: float, generator: torch.Generator) -> Tensor:
+def add_offset(
+    noise: torch.Tensor, timesteps: torch.Tensor, scheduler: Any, amount: float, generator: torch.Generator
+) -> torch.Tensor:
     """Noise (B, C, H, W) and an offset, one normal number a channel (N. Guttenberg 2023, Diffusion with Offset Noise).
 
     So the model learns to take a tint off a picture, and sampling undoes the tints that come of its own errors. It fades
@@ -65,14 +82,14 @@ def add_offset(noise: Tensor, timesteps: Tensor, scheduler: Any, amount: float, 
 
 
 def denoising_loss(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     scheduler: Any,
-    clean: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
     gamma: float,
     multiscale: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss that is minimised, and the plain one (Ho et al. 2020, arXiv:2006.11239, eq. 14), which is only logged.
 
     predict(noisy, timesteps) answers what the scheduler's prediction_type says. The first loss has Min-SNR weights (Hang
@@ -150,7 +167,9 @@ class Trainer:
             self.ema.restore(network.parameters())
             network.train()
 
-    def update(self, steps: int, losses: Callable[[Any, int], tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    def update(
+        self, steps: int, losses: Callable[[Any, int], tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[float, float]:
         """One step of a run of so many; what `losses` of the network and the step's number gave."""
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
