@@ -58,7 +58,7 @@ LATENTS, BLOCK = 8, 8  # channels of a latent; pixels of a picture for one of it
 DECODER = 32  # channels
 HELD_OUT = 200  # pictures, of few a tenth
 DROPPED = 0.1  # share of the captions that are left out, so that there is guidance
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def optimize(

@@ -475,21 +475,22 @@ def train(
             settings, data = trainer.go_on(folder, given)
         else:
             settings, data = trainer.begin(connection, folder, trainer.new_settings(connection, given))
+        original = trainer.read_original(connection, settings, folder)
+    if not as_json:
+        typer.echo(
+            f"Learning from {data.learned} pictures of {settings.size}x{settings.size}, "
+            f"{data.held_out} held out; {settings.steps} steps, kept in {folder}"
+        )
+
+    def tell(told: Any) -> None:
         if not as_json:
-            typer.echo(
-                f"Learning from {data.learned} pictures of {settings.size}x{settings.size}, "
-                f"{data.held_out} held out; {settings.steps} steps, kept in {folder}"
-            )
+            held = "" if told.held_out != told.held_out else f", of those held out {told.held_out:.4f}"
+            left = f"{told.left / 60:.0f} min left" if told.left >= 60 else f"{told.left:.0f} s left"
+            err.print(f"{told.part}, step {told.step} of {told.steps}: loss {told.loss:.4f}{held}; {left}")
 
-        def tell(told: Any) -> None:
-            if not as_json:
-                held = "" if told.held_out != told.held_out else f", of those held out {told.held_out:.4f}"
-                left = f"{told.left / 60:.0f} min left" if told.left >= 60 else f"{told.left:.0f} s left"
-                err.print(f"{told.part}, step {told.step} of {told.steps}: loss {told.loss:.4f}{held}; {left}")
-
-        with step_progress() as progress:
-            finished = trainer.train(connection, folder, settings, data, accelerator, progress, tell)
-    # a connection of its own: a long run outlives the idle ones
+    with step_progress() as progress:
+        finished = trainer.train(folder, settings, data, original, accelerator, progress, tell)
+    # another connection: no server keeps an idle one as long as a run can take
     with database.connect(dsn) as connection, byte_progress() as progress:
         loaded = trainer.load_trained(connection, finished, name, replace, progress)
         packed, _ = models.pack_model(connection, loaded.name, loaded.parameters, None)

@@ -381,8 +381,24 @@ def text_pipeline(folder: Path, settings: Settings, captions: list[str], vae: An
     )
 
 
+class Original(NamedTuple):
+    """The loaded model that a run begins with."""
+
+    pipeline: Any  # of diffusers
+    scheduler: dict[str, Any]
+    defaults: dict[str, Any]
+
+
+def read_original(connection: Connection, settings: Settings, folder: Path) -> Original | None:
+    """That of a run, if it has one. Raises a Problem where such a one is not trained further."""
+    if settings.source is None:
+        return None
+    name, found = settings.source, models.settings(connection, settings.source)
+    return Original(from_model(connection, name, folder / "tokenizer"), found["scheduler"], found["defaults"] or {})
+
+
 def from_model(connection: Connection, name: str, folder: Path) -> Any:
-    """A loaded model as diffusers' pipeline. Raises a Problem where such a one is not trained further."""
+    """A loaded model as diffusers' pipeline."""
     summary, settings = models.find_model(connection, name), models.settings(connection, name)
     if summary.pipeline not in (PIXELS, "DDIMPipeline", LATENTS):
         raise Problem(
@@ -515,18 +531,18 @@ def accelerate(device: str) -> Accelerator:
 
 
 def train(
-    connection: Connection,
     folder: Path,
     settings: Settings,
     data: Data,
+    original: Original | None,
     accelerator: Accelerator,
     progress: Progress,
     tell: Callable[[Told], None],
 ) -> Path:
     """Trains to the end, and saves the pipeline; the folder of it. A run that is stopped is a Problem that says how to go on."""
     torch.manual_seed(settings.seed)
-    pipeline = first_pipeline(connection, folder, settings, data, accelerator, progress, tell)
-    learner = Learner(pipeline, data, settings.flip, settings.captions and settings.source is None, accelerator)
+    pipeline = original.pipeline if original else first_pipeline(folder, settings, data, accelerator, progress, tell)
+    learner = Learner(pipeline, data, settings.flip, settings.captions and original is None, accelerator)
 
     def losses(network: Any, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = step_generator(settings.seed, step)
@@ -552,7 +568,7 @@ def train(
         tell,
     )
     with trainer.averaged():
-        save_pipeline(connection, learner.pipeline, settings, folder / "pipeline")
+        save_pipeline(learner.pipeline, original, settings, folder / "pipeline")
     animate(folder)
     return folder / "pipeline"
 
@@ -665,7 +681,6 @@ def train_autoencoder(
 
 
 def first_pipeline(
-    connection: Connection,
     folder: Path,
     settings: Settings,
     data: Data,
@@ -673,9 +688,7 @@ def first_pipeline(
     progress: Progress,
     tell: Callable[[Told], None],
 ) -> Any:
-    """What the run begins with: a loaded model, or networks by lot."""
-    if settings.source is not None:
-        return from_model(connection, settings.source, folder / "tokenizer")
+    """What a run begins with that has no original: networks by lot, and with captions an autoencoder that has learned."""
     if data.captions:
         vae = train_autoencoder(folder, settings, data, accelerator, progress, tell)
         return text_pipeline(folder, settings, data.captions[: data.learned], vae)
@@ -712,17 +725,17 @@ def animate(folder: Path) -> None:
         pictures.save_animation(frames, folder / "snapshots.gif", {"snapshots": str(len(frames))})
 
 
-def save_pipeline(connection: Connection, pipeline: Any, settings: Settings, folder: Path) -> None:
+def save_pipeline(pipeline: Any, original: Original | None, settings: Settings, folder: Path) -> None:
     """The model as diffusers saves it, and how the extension draws with it by default."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     defaults: dict[str, Any] = {"scheduler": "ddpm", "num_inference_steps": 25}
     if settings.captions:
         defaults = {"scheduler": "dpmsolver++", "num_inference_steps": 15, "guidance_scale": 4}
-    if settings.source is not None:
-        defaults = models.settings(connection, settings.source)["defaults"] or {}
-        scheduler = models.settings(connection, settings.source)["scheduler"]
-        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
-    (folder / "sql_diffusion.json").write_text(json.dumps(defaults))
+    if original is not None:
+        defaults = original.defaults
+        scheduler = json.dumps(original.scheduler, indent=2)
+        (folder / "scheduler" / "scheduler_config.json").write_text(scheduler, encoding="utf-8")
+    (folder / "sql_diffusion.json").write_text(json.dumps(defaults), encoding="utf-8")
 
 
 def load_trained(connection: Connection, folder: Path, name: str, replace: bool, progress: Progress) -> Loaded:
