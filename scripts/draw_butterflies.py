@@ -10,6 +10,9 @@ distance from it as a fraction of the distance to the outline, so 0 is the root 
 
     python scripts/draw_butterflies.py --count 8000 butterflies.npy     # uint8, shape (8000, 64, 64, 3)
     python scripts/draw_butterflies.py --grid 10 butterflies.png         # a look at a hundred of them
+
+Given a `Look`, what it names is drawn so, and the seed decides the rest: colours of fore and hind wings, ground, border,
+spots, band, eye spots, tails. `describe_butterflies.py` chooses looks and writes captions for them.
 """
 
 from __future__ import annotations
@@ -47,6 +50,34 @@ PALETTES: tuple[tuple[str, str, str, str], ...] = (
     ("#dfe3ea", "#a9b4c6", "#39404f", "#f2a23c"),  # apollo
     ("#f8b95a", "#d9543a", "#40201c", "#7fc4f0"),  # tortoiseshell
 )
+
+
+# What a caption can name: the colour of a wing at its root and at its edge, of an eye spot's ring, of the ground.
+WINGS: dict[str, tuple[str, str]] = {
+    "red": ("#e84a4a", "#c01f2e"),
+    "orange": ("#f9a13c", "#ee7a1e"),
+    "yellow": ("#ffe873", "#f7d02f"),
+    "green": ("#8fd06a", "#3f9e3a"),
+    "blue": ("#4c98f5", "#1f55d0"),
+    "purple": ("#9a6ad6", "#6a38b4"),
+    "pink": ("#f8c0da", "#ee8fbb"),
+    "white": ("#fdfcf8", "#e9ebf0"),
+}
+EYES: dict[str, str] = {"orange": "#f39a35", "yellow": "#f9e05a", "blue": "#5a9bea"}
+GROUNDS: dict[str, str] = {"white": "#ffffff", "sky": "#aedcf8", "leaf": "#7fb35c", "night": "#1a2148"}
+
+
+class Look(NamedTuple):
+    """What a caption can say about a butterfly; the names are keys of WINGS, EYES and GROUNDS."""
+
+    fore: str
+    hind: str
+    ground: str
+    eyes: str | None  # the colour of the eye spots' rings
+    band: bool  # a pale band across the wings
+    border: bool  # dark
+    spots: bool  # pale, on the border
+    tails: bool
 
 
 class Wing(NamedTuple):
@@ -88,8 +119,10 @@ def jitter(rng: np.random.Generator, colour: Floats, amount: float = 0.06) -> Fl
     return np.clip(colour + rng.normal(0, amount, 3), 0, 1).astype(np.float32)
 
 
-def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
-    """One butterfly as uint8, shape (size, size, 3). The seed decides everything about it."""
+def draw_butterfly(
+    seed: int, size: int = 64, look: Look | None = None, supersampling: int = SUPERSAMPLING
+) -> NDArray[np.uint8]:
+    """One butterfly as uint8, shape (size, size, 3). The seed decides everything that the look leaves open."""
     rng = np.random.default_rng(seed)
     uniform = rng.uniform
 
@@ -119,7 +152,8 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
     ]
     hind = smooth_outline(hind_knots, softness=uniform(6, 10))
     degrees = np.arange(-180.0, 180.0, 0.5)
-    if rng.random() < 0.3:  # a swallowtail
+    swallowtail = rng.random() < 0.3
+    if look.tails if look else swallowtail:
         tail = uniform(-68, -56)
         hind += uniform(0.25, 0.45) * np.exp(-0.5 * ((degrees - tail) / uniform(3.5, 5)) ** 2).astype(np.float32)
     if rng.random() < 0.4:  # a scalloped edge
@@ -139,7 +173,7 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
     turned = np.concatenate([right, -right]) + 1j * (np.concatenate([height, height]) - centre)
     turned = turned * np.exp(1j * angle)
     reach = max(upright, np.abs(turned.real).max() / 0.95, np.abs(turned.imag).max() / 0.95)
-    fine = size * SUPERSAMPLING
+    fine = size * supersampling
     grid = ((np.arange(fine) + 0.5) / fine * 2 - 1).astype(np.float32) * np.float32(reach)
     across, down = grid[None, :], grid[:, None]
     x = np.abs(np.cos(angle) * across - np.sin(angle) * down)
@@ -172,8 +206,23 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
     fore_eye, hind_eye = rng.random() < 0.35, rng.random() < 0.4
     eye_iris = jitter(rng, rgb(("#4d86d8", "#f6d36b", "#f39a35", "#e8f4ff")[rng.integers(4)]))
     dark_tip = rng.random() < 0.3
+    ground, dot_share = rgb("#ffffff"), 0.26
+    if look:
+        inner, outer = (jitter(rng, rgb(colour), 0.025) for colour in WINGS[look.fore])
+        hind_inner, hind_outer = (jitter(rng, rgb(colour), 0.025) for colour in WINGS[look.hind])
+        dark, light = jitter(rng, rgb("#1d1714"), 0.03), jitter(rng, rgb("#fff6e6"), 0.02)
+        border = (uniform(0.2, 0.28) if look.spots else uniform(0.14, 0.24)) if look.border else 0.0
+        dots, dot_share = look.spots, 0.34
+        veins *= 0.5
+        band, band_colour = (uniform(0.42, 0.52) if look.band else 0.0), light
+        fore_eye = hind_eye = look.eyes is not None
+        if look.eyes:
+            eye_iris = jitter(rng, rgb(EYES[look.eyes]), 0.03)
+        if look.ground != "white":
+            ground = jitter(rng, rgb(GROUNDS[look.ground]), 0.02)
 
     picture = np.ones((fine, fine, 3), dtype=np.float32)
+    picture *= ground
 
     def disc(wing: Wing, theta: float, rho: float, size: float) -> Floats:
         """Distance from a place on the wing, in units of `size`."""
@@ -204,7 +253,7 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
         if dots:
             first, last = (-24, tip + 4) if is_fore else (-72, 24)
             for theta in np.arange(first, last, vein_step):
-                mix(layer, light, 1 - ramp(0.7, 1.1, disc(wing, theta, 1 - edge * 0.5, edge * 0.26)))
+                mix(layer, light, 1 - ramp(0.7, 1.1, disc(wing, theta, 1 - edge * 0.5, edge * dot_share)))
         if fore_eye if is_fore else hind_eye:
             theta, rho = (tip - 14, 0.62) if is_fore else (-32, 0.60)
             away = disc(wing, theta, rho, eye_size)
@@ -230,7 +279,7 @@ def draw_butterfly(seed: int, size: int = 64) -> NDArray[np.uint8]:
     club = np.hypot(x - np.float32(antenna_x), y - np.float32(antenna_y)) < 0.9 * pixel
     mix(picture, brown, (stalk | club).astype(np.float32))
 
-    shrunk: Floats = picture.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    shrunk: Floats = picture.reshape(size, supersampling, size, supersampling, 3).mean(axis=(1, 3))
     return np.rint(shrunk * 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The command line: sql-diffusion load, list, show, remove, generate, verify, doctor."""
+"""The command line: sql-diffusion load, list, show, remove, generate, train, verify, doctor."""
 
 import json
 import os
@@ -63,6 +63,15 @@ class Backend(StrEnum):
     auto = "auto"
     sql = "sql"
     numpy = "numpy"
+
+
+class Device(StrEnum):
+    """Where training computes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
 
 
 def examples(*lines: str) -> str:
@@ -426,6 +435,140 @@ def generate(
 
 
 @app.command(
+    epilog=examples(
+        "sql-diffusion train --query 'select image from pictures' --name mine --size 32 --steps 5000",
+        "sql-diffusion train --name mine --resume",
+        "sql-diffusion train --query 'select png as image from sprites' --name sprites --from butterflies",
+    )
+)
+def train(
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call the model.")],
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="What gives the pictures: a column image, of PNG or JPEG files (bytea) or of arrays (channels, height, "
+            "width) of values from 0 to 1; with a column caption for a model that takes prompts.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="A loaded model to begin with, instead of by lot.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="Pixels, in width and height; 64 or what MODEL has.")
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Channels of the network's levels; 32,64,128,128 for 64 pixels."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the whole run; 10000.")] = None,
+    autoencoder_steps: Annotated[
+        int | None, typer.Option(min=1, help="With captions: those before, of the autoencoder; half as many.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step; 16.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--rate", min=0, help="Full learning rate; 1e-3, or 1e-4 with --from.")
+    ] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option("--ema", min=0, max=1, help="Decay of the averaged weights, the result; 0.999.")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Learn from mirrored pictures too; not by default.")
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(min=0, max=0.5, help="Share of the pictures to measure with, 64 at most; 0.05.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything that is by lot; 0.")] = None,
+    snapshot_every: Annotated[int | None, typer.Option(min=1, help="Steps between snapshots; 500.")] = None,
+    snapshot_count: Annotated[int | None, typer.Option(min=0, help="Pictures in a snapshot; 16.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the run is kept; NAME.training by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute; the best there is.")] = Device.auto,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a model of that name when it is done.")] = False,
+    dsn: Dsn = "",
+    as_json: Json = False,
+) -> None:
+    """Train a model on the pictures that a query gives, and load it.
+
+    Needs torch, diffusers, transformers and accelerate: pip install 'sql_diffusion[train]'. A run can be stopped at any time,
+    and resumed; the model appears at the end, whole or not at all.
+    """
+    given = {
+        key: value
+        for key, value in {
+            "query": query,
+            "source": source,
+            "size": size,
+            "channels": parse_channels(channels),
+            "steps": steps,
+            "autoencoder_steps": autoencoder_steps,
+            "batch": batch,
+            "learning_rate": learning_rate,
+            "ema_decay": ema_decay,
+            "flip": flip,
+            "held_out": held_out,
+            "seed": seed,
+            "snapshot_every": snapshot_every,
+            "snapshot_count": snapshot_count,
+        }.items()
+        if value is not None
+    }
+    if query is None and not resume:
+        raise Problem("there is nothing to learn from", "Say what: --query 'select image from pictures'", errors.USAGE)
+    folder = run_dir or Path(f"{name.replace('/', '-')}.training")
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        models.check_name(connection, name, replace)
+        trainer = training_module()
+        accelerator = trainer.accelerate(device.value)
+        if resume:
+            settings, data = trainer.go_on(folder, given)
+        else:
+            settings, data = trainer.begin(connection, folder, trainer.new_settings(connection, given))
+        original = trainer.read_original(connection, settings, folder)
+    if not as_json:
+        typer.echo(
+            f"Learning from {data.learned} pictures of {settings.size}x{settings.size}, "
+            f"{data.held_out} held out; {settings.steps} steps, kept in {folder}"
+        )
+
+    def tell(told: Any) -> None:
+        if not as_json:
+            held = "" if told.held_out != told.held_out else f", of those held out {told.held_out:.4f}"
+            left = f"{told.left / 60:.0f} min left" if told.left >= 60 else f"{told.left:.0f} s left"
+            err.print(f"{told.part}, step {told.step} of {told.steps}: loss {told.loss:.4f}{held}; {left}")
+
+    with step_progress() as progress:
+        finished = trainer.train(folder, settings, data, original, accelerator, progress, tell)
+    # another connection: no server keeps an idle one as long as a run can take
+    with database.connect(dsn) as connection, byte_progress() as progress:
+        loaded = trainer.load_trained(connection, finished, name, replace, progress)
+        packed, _ = models.pack_model(connection, loaded.name, loaded.parameters, None)
+    if as_json:
+        print_json({**loaded._asdict(), "packed": packed})
+        return
+    typer.echo(f"Loaded {loaded.name}: {loaded.parameters:,} parameters, from {finished}")
+    prompt = f"--prompt '{data.captions[0]}' " if loaded.takes_text and data.captions else ""
+    typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o picture.png")
+
+
+def training_module() -> Any:
+    """The module that trains. Raises a Problem where what it needs is not installed."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it tells, as it is imported, what it can do without
+    try:
+        from . import train as module
+    except ImportError as error:
+        raise Problem(
+            f"train needs torch, diffusers, transformers and accelerate, and {error.name} is not installed",
+            "pip install 'sql_diffusion[train]'",
+            errors.USAGE,
+        ) from error
+    return module
+
+
+@app.command(
     epilog=examples("sql-diffusion verify butterflies", "sql-diffusion verify butterflies --backend sql --json")
 )
 def verify(
@@ -509,6 +652,15 @@ def parse_timesteps(text: str | None) -> list[int] | None:
         raise Problem(
             f"--timesteps {text} is not a list of numbers", "Write it as 500,250,125,60.", errors.USAGE
         ) from None
+
+
+def parse_channels(text: str | None) -> tuple[int, ...] | None:
+    """'32,64,128' as numbers."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+        raise Problem(f"--channels {text} is not a list of numbers", "Write it as 32,64,128.", errors.USAGE)
+    return tuple(int(part) for part in text.split(","))
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
