@@ -43,6 +43,7 @@ SECTIONS = {
     "pipeline": "Sampling",
     "text_to_image": "A picture from a prompt",
     "redraw": "A picture from a picture",
+    "gpt": "Text",
     "schedulers": "Schedulers",
     "networks": "Networks",
     "operations": "Operations",
