@@ -17,7 +17,7 @@ NOT_COMPUTING = [
     "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "activation", "activation_settings", "unet_layout", "image_shape",
-    "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
+    "setting_of_level", "deepest_level", "input_maps", "step_tensor", "unet_inputs",
     # schedules, which are computed in one place, SQL
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
     "timestep_of_sigma", "unipc_weights",
