@@ -15,7 +15,7 @@ QUERIES = {
     "image_png": "sql_diffusion.image_png(sql_diffusion.randn(1, '{1,192,16}'), 1, 6)",
     "image_resize": "sql_diffusion.image_resize(sql_diffusion.randn(1, '{4,48,48}'), 40, 40)",
     "geglu": "sql_diffusion.geglu(sql_diffusion.randn(1, '{32,128}'))",
-    "transpose": "sql_diffusion.transpose(sql_diffusion.randn(1, '{128,128}'))",
+    "transpose": "sql_diffusion.transpose(sql_diffusion.randn(1, '{64,128}'))",
 }
 
 

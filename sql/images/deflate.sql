@@ -97,11 +97,11 @@ begin atomic
     from (select sql_diffusion.deflate_words(c.lengths) as words from code c offset 0) w
   ),
   body as (
-    select (
-      select string_agg(repeat((select string_agg(w.words[t.token + 1], '' order by t.ordinality) from unnest(l.tokens) with ordinality as t (token)),
-        zlib_compress.repeats[l.line]), '' order by l.line)
-      from token l) as bits
-    from word w
+    select string_agg(c.bits, '' order by c.line) as bits
+    from (select l.line, repeat((select string_agg(w.words[t.token + 1], '' order by t.ordinality) from unnest(l.tokens) with ordinality as t (token)),
+            zlib_compress.repeats[l.line]) as bits
+          from token l, word w
+          offset 0) c
   ),
   sums as (
     -- Adler-32, of a line's repeats at once: each is a line further from the end than the next
