@@ -14,7 +14,7 @@ NOT_COMPUTING = [
     "fail", "check_%",
     # what is read of tables and configurations
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
-    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings",
+    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "default_gpt_model", "gpt_component", "gpt_settings",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "unet_layout", "image_shape",
     "setting_of_level", "input_maps", "step_tensor", "unet_inputs",
@@ -39,6 +39,8 @@ STEPS = [
     "transpose", "with_shape", "worth_workers",
     # of text_to_image
     "encode_prompt", "prompt_condition", "guidance", "sample_steps",
+    # of gpt_next and gpt_generate
+    "append_tokens", "causal_attention", "next_tokens", "tokens_text",
     # of tokenize and detokenize
     "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip
