@@ -356,3 +356,10 @@ def test_configurations_that_are_not_run(connection: psycopg.Connection, setting
         connection.execute(
             "select sql_diffusion.check_gpt2(%s)", [Jsonb({"architectures": ["GPT2LMHeadModel"], **setting})]
         )
+
+
+@pytest.mark.parametrize("call", ["gpt_next('a')", "gpt_generate('a')"])
+def test_the_other_extension_is_not_asked_for(connection: psycopg.Connection, call: str) -> None:
+    """Where NumPy's is not there: what leads to it must not be planned into the query."""
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="writes no text"):
+        connection.execute(f"select * from {call}".encode())
