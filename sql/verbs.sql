@@ -96,8 +96,9 @@ create function sql_diffusion.numpy_gpt_next(prompt text, model text, top_k int)
   returns table (rank int, token_id int, token text, probability double precision)
 language sql stable parallel unsafe rows 50000
 as $$
-  select g.rank, g.token_id, g.token, g.probability
-  from sql_diffusion_numpy.gpt_next(numpy_gpt_next.prompt, numpy_gpt_next.model, numpy_gpt_next.top_k) g
+  select (g.row).rank, (g.row).token_id, (g.row).token, (g.row).probability
+  from (select sql_diffusion_numpy.gpt_next(numpy_gpt_next.prompt, numpy_gpt_next.model, numpy_gpt_next.top_k) as row
+        offset 0) g
 $$;
 comment on function sql_diffusion.numpy_gpt_next(text, text, int) is 'Calls sql_diffusion_numpy.gpt_next with the same arguments.';
 
@@ -459,9 +460,12 @@ begin atomic
   from sql_diffusion.gpt_next(prompt, coalesce(model, sql_diffusion.default_gpt_model()), top_k) n
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
-  select n.rank, n.token_id, n.token, n.probability
-  from sql_diffusion.numpy_gpt_next(prompt, coalesce(model, sql_diffusion.default_gpt_model()), top_k) n
-  where sql_diffusion.choose_backend(backend) = 'numpy';
+  select (g.row).rank, (g.row).token_id, (g.row).token, (g.row).probability
+  from (
+    select sql_diffusion.numpy_gpt_next(prompt, coalesce(model, sql_diffusion.default_gpt_model()), top_k) as row
+    where sql_diffusion.choose_backend(backend) = 'numpy'
+    offset 0
+  ) g;
 end;
 comment on function @extschema@.gpt_next(text, text, int, text) is
   'What may come after a prompt: one row a token of the vocabulary, the most probable first, with its probability (all of them sum to 1), all rows or the top_k first. token is the text of its bytes, U+FFFD where they are no whole '

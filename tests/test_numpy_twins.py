@@ -15,6 +15,7 @@ NOT_COMPUTING = [
     # what is read of tables and configurations
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
     "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
+    "default_gpt_model", "gpt_component", "gpt_settings",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "activation", "activation_settings", "unet_layout", "image_shape",
     "setting_of_level", "deepest_level", "input_maps", "step_tensor", "unet_inputs",
@@ -41,6 +42,8 @@ STEPS = [
     "encode_prompt", "prompt_condition", "prompt_conditions", "guidance", "sample_steps",
     # of redraw
     "binary_mask", "each_nth", "encode_picture", "keep_original", "redraw_beginning", "with_label",
+    # of gpt_next and gpt_generate
+    "append_tokens", "causal_attention", "next_tokens", "tokens_text",
     # of tokenize and detokenize
     "byte_pair_encoding", "clip_normalize", "nfc%", "split_%", "tokenizer_words", "unicode_%", "utf8%",
 ]  # fmt: skip
