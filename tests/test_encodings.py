@@ -47,7 +47,6 @@ JIT = {"jit": "on", "jit_above_cost": "0", "jit_inline_above_cost": "0", "jit_op
 # and in what reads them as text.
 pytestmark = pytest.mark.xfail(reason="timesteps as text depend on extra_float_digits", strict=False)
 
-
 @pytest.fixture(scope="module", params=list(ENCODINGS))
 def odd_database(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A new database of an encoding, with SETTINGS and both extensions, and a name that its encoding can write."""

@@ -183,9 +183,7 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
             "(-1,1,-1,{NULL},{1},NaN,NaN,{2},0,0,{1},0,1,{1},{},0,NaN,{2})",
         ]
     ),
-    "sql_diffusion.feature_maps[]": st.sampled_from(
-        [None, "{}", "{NULL}", r'{"(\"{{1,2}}\",1,2,{1.5},{0.25},{1},{2})"}']
-    ),
+    "sql_diffusion.feature_maps[]": st.sampled_from([None, "{}", "{NULL}", r'{"(\"{{1,2}}\",1,2,{1.5},{0.25},{1},{2})"}']),
     "sql_diffusion.plan_step": odd_plan_steps,
     "sql_diffusion.plan_step[]": st.sampled_from([None, "{}", "{NULL}"]),
     "text[]": st.sampled_from([None, "{}", "{a}", '{{a,b,"$ == 1"}}', "{{a,b,$}}"]),
