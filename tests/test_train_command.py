@@ -113,6 +113,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     for name in whole:
         assert torch.equal(parts[name], whole[name]), name
 
+    further = ["--name", "again", "--from", "whole", "--run-dir", tmp_path / "again", "--rate", 1e-9, "--flip"]
+    command.succeed(shop, "train", "--query", QUERY, *further, "--steps", 1, "--batch", 2, "--snapshot-count", 0)
+    again = weights(tmp_path / "again")  # a step too small to be seen: it began with the model, by every name
+    assert again.keys() == whole.keys()
+    assert all(torch.allclose(again[name], whole[name], atol=1e-6) for name in whole)
+
 
 def test_captions_make_a_model_that_takes_prompts_and_is_trained_further(shop: str, tmp_path: Path) -> None:
     query = QUERY.replace(
