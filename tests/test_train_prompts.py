@@ -19,6 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 import describe_butterflies as described  # noqa: E402
+import evaluate_prompts  # noqa: E402
 import train_prompts  # noqa: E402
 
 
@@ -74,6 +75,14 @@ def test_the_recipe_makes_a_model_that_the_extension_runs(database: str, tmp_pat
     assert [json.loads(line)["step"] for line in (run / "text.jsonl").read_text().splitlines()] == [2, 4]
 
     command.succeed(database, "load", folder, "--name", "prompted")
+    look = CliRunner().invoke(
+        evaluate_prompts.app, ["classifier", "--run-dir", str(run), "--steps", "2", "--batch", "4"]
+    )
+    assert look.exit_code == 0, look.output
+    look = CliRunner().invoke(
+        evaluate_prompts.app, ["pictures", "--run-dir", str(run), "--count", "2", "--database", f"dbname={database}"]
+    )
+    assert look.exit_code == 0 and len(look.output.splitlines()) == 2 + len(described.CLASSES), look.output
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)

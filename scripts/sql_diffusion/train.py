@@ -233,9 +233,17 @@ def new_settings(connection: Connection, given: dict[str, Any]) -> Settings:
 
 def model_shape(connection: Connection, name: str) -> tuple[int, tuple[int, ...]]:
     """The pixels of a loaded model's pictures, and the channels of its U-Net's levels."""
+    kind = models.find_model(connection, name).pipeline
     components = models.settings(connection, name)["components"]
     unet = components.get(models.COMPONENT) or {}
     size = unet.get("sample_size")
+    is_pixels = kind in (PIXELS, "DDIMPipeline") and unet.get("in_channels") == 3
+    if not (is_pixels or kind == LATENTS):
+        raise Problem(
+            f"{name} is a {kind}, and one to begin with is a {LATENTS} or a {PIXELS} of three channels",
+            "See what is loaded: sql-diffusion list",
+            USAGE,
+        )
     if not isinstance(size, int):
         raise Problem(f"{name} has pictures of {size} pixels, expected a square", None, USAGE)
     vae = components.get("vae")
@@ -400,12 +408,6 @@ def read_original(connection: Connection, settings: Settings, folder: Path) -> O
 def from_model(connection: Connection, name: str, folder: Path) -> Any:
     """A loaded model as diffusers' pipeline."""
     summary, settings = models.find_model(connection, name), models.settings(connection, name)
-    if summary.pipeline not in (PIXELS, "DDIMPipeline", LATENTS):
-        raise Problem(
-            f"{name} is a {summary.pipeline}, and one to begin with is a {PIXELS} or a {LATENTS}",
-            "See what is loaded: sql-diffusion list",
-            USAGE,
-        )
     networks: dict[str, Any] = {}
     for component, config in settings["components"].items():
         network = verify.build_network(config)
