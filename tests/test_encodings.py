@@ -43,13 +43,6 @@ SETTINGS = {
 JIT = {"jit": "on", "jit_above_cost": "0", "jit_inline_above_cost": "0", "jit_optimize_above_cost": "0"}
 
 
-<<<<<<< HEAD
-=======
-# Timesteps are double precision since 1.2.0, and a server with extra_float_digits at -15 writes 50 as 5e+01: to be mended here
-# and in what reads them as text.
-pytestmark = pytest.mark.xfail(reason="timesteps as text depend on extra_float_digits", strict=False)
-
->>>>>>> refs/heads/prompts
 @pytest.fixture(scope="module", params=list(ENCODINGS))
 def odd_database(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A new database of an encoding, with SETTINGS and both extensions, and a name that its encoding can write."""
