@@ -148,6 +148,20 @@ def test_pipelines_that_are_not_run_say_why(
     command.succeed(numpy_database, "load", tmp_path / "checkpoint/unet", "--name", name)
 
 
+def test_a_network_that_is_told_the_noise(numpy_database: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    """It takes the logarithm of its timestep: of 0 diffusers makes a black picture, and nothing is drawn here."""
+    random_unet(rng, time_embedding_type="fourier").save_pretrained(tmp_path / "checkpoint")
+    command.succeed(numpy_database, "load", tmp_path / "checkpoint", "--replace")
+    with psycopg.connect(dbname=numpy_database, autocommit=True) as own:
+        for backend in ("sql", "numpy"):
+            with pytest.raises(
+                psycopg.errors.InvalidParameterValue, match="unet: time_proj takes the logarithm"
+            ) as refused:
+                own.execute("select ddpm_generate(1, 'checkpoint', 1, backend => %s)", [backend])
+            assert "timesteps => '{900,600,300}'" in str(refused.value.diag.message_hint)
+            own.execute("select ddpm_generate(1, 'checkpoint', timesteps => '{900}', backend => %s)", [backend])
+
+
 def test_schedulers_that_are_not_there_are_named(numpy_database: str) -> None:
     with psycopg.connect(dbname=numpy_database, autocommit=True) as own:
         for name in ("ScoreSdeVeScheduler", "KarrasVeScheduler", "CMStochasticIterativeScheduler", "RePaintScheduler"):

@@ -55,6 +55,7 @@ PIPELINES: dict[str, Networks] = {
 NOT_RUN = {
     "ScoreSdeVePipeline": "Its corrector steps as far as the output's size tells it, which no schedule has in its rows",
     "KarrasVePipeline": "It adds noise between its two passes, which no scheduler here does",
+    "AudioDiffusionPipeline": "Its pictures are spectrograms, which are to become sound",
     "RePaintPipeline": "It paints over a part of a picture that is given",
     "ConsistencyModelPipeline": "Its scheduler, CMStochasticIterativeScheduler, is not here",
     "LDMSuperResolutionPipeline": "It draws a large picture of a small one that is given",

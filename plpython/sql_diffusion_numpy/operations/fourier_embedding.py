@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import fail
 from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
 
 
@@ -15,6 +16,13 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    number = np.log(joined(plain(inputs[0]))[:, 0, 0])  # (batch, 1)
+    given = joined(plain(inputs[0]))[:, 0, 0]  # (batch, 1)
+    if not given.min() > 0:
+        fail(
+            f"unet: {row.key} takes the logarithm of its input, which is {given.min():g}, expected above 0",
+            "Its timesteps are standard deviations of the noise: of training timesteps 0 can be left out, "
+            "timesteps => '{900,600,300}'.",
+        )
+    number = np.log(given)
     angle = (number * network.arrays[f"{row.key}.weight"] * np.float32(2) * np.float32(np.pi)).astype(np.float64)
     return vector_value(np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32))
