@@ -29,8 +29,6 @@ export async function packedDatabase(bundle) {
   const settings = [
     // What does not fit into work_mem goes to a file, and files are memory too.
     "work_mem = '128MB'",
-    // PostgreSQL 16 and later sort whole rows for an aggregate, arrays in them included, which image_from_png has many of.
-    "enable_presorted_aggregate = off",
     // Nothing outlives an end of PostgreSQL, and what is kept is a copy: no pages are logged whole, and no log is laid by.
     "full_page_writes = off", "wal_recycle = off", "min_wal_size = '2MB'", "max_wal_size = '8MB'",
     "jit = off",
