@@ -45,21 +45,21 @@ begin atomic
   select case
          when max_new_tokens is null or max_new_tokens < 0
          then row(null, array[sql_diffusion.fail(format('max_new_tokens is %s, expected at least 0', coalesce(max_new_tokens::text, 'null')))::int], null)::sql_diffusion.gpt_settings
-         when temperature is null or not (temperature >= 0 and temperature < 'infinity')
-         then row(null, array[sql_diffusion.fail(format('temperature is %s, expected a finite number of at least 0', coalesce(temperature::text, 'null')), 'At 0 the most probable token is taken.')::int], null)::sql_diffusion.gpt_settings
+         when temperature is null or not (temperature = 0 or temperature between 1e-30 and 1e30)
+         then row(null, array[sql_diffusion.fail(format('temperature is %s, expected 0 or a number from 1e-30 to 1e30', coalesce(temperature::text, 'null')), 'At 0 the most probable token is taken.')::int], null)::sql_diffusion.gpt_settings
          when top_k < 1
          then row(null, array[sql_diffusion.fail(format('top_k is %s, expected at least 1', top_k))::int], null)::sql_diffusion.gpt_settings
          when not (top_p > 0 and top_p <= 1)
          then row(null, array[sql_diffusion.fail(format('top_p is %s, expected above 0 and at most 1', top_p))::int], null)::sql_diffusion.gpt_settings
          when seed is null
          then row(null, array[sql_diffusion.fail('seed is null, expected an integer')::int], null)::sql_diffusion.gpt_settings
-         when repetition_penalty is null or not (repetition_penalty > 0 and repetition_penalty < 'infinity')
-         then row(null, array[sql_diffusion.fail(format('repetition_penalty is %s, expected a finite number above 0', coalesce(repetition_penalty::text, 'null')))::int], null)::sql_diffusion.gpt_settings
+         when repetition_penalty is null or not repetition_penalty between 1e-30 and 1e30
+         then row(null, array[sql_diffusion.fail(format('repetition_penalty is %s, expected a number from 1e-30 to 1e30', coalesce(repetition_penalty::text, 'null')))::int], null)::sql_diffusion.gpt_settings
          when stop is not null and e.ids is null
          then row(null, array[sql_diffusion.fail(format('stop is %L, which is no token of model "%s"', stop, model), 'A text ends with one token: NULL for the model''s own.')::int], null)::sql_diffusion.gpt_settings
          when cardinality(input_ids) = 0
          then row(null, array[sql_diffusion.fail('prompt has no tokens, expected at least one', 'Where a text is to begin, GPT-2 knows by the token <|endoftext|>.')::int], null)::sql_diffusion.gpt_settings
-         when cardinality(input_ids) + max_new_tokens > (n.config ->> 'n_positions')::int
+         when max_new_tokens > (n.config ->> 'n_positions')::int - cardinality(input_ids)  -- whose sum may be no int
          then row(null, array[sql_diffusion.fail(format('prompt has %s tokens', cardinality(input_ids)) || case max_new_tokens when 0 then '' else format(' and max_new_tokens is %s', max_new_tokens) end
                                                  || format(', expected at most %s', n.config ->> 'n_positions') || case max_new_tokens when 0 then '' else ' together' end)::int], null)::sql_diffusion.gpt_settings
          when (select max(id) from unnest(input_ids) id) >= (n.config ->> 'vocab_size')::int

@@ -490,6 +490,6 @@ begin atomic
 end;
 comment on function @extschema@.gpt_generate(text, int, text, double precision, int, double precision, bigint, double precision, text, text) is
   'What a model writes after a prompt, one row a token as it is made: its place in the text (position, from 0, the prompt counts), its id, its text, and the whole text so far, the prompt with it. It ends after max_new_tokens, or with the token '
-  'stop (NULL: the model''s own, <|endoftext|>). temperature 0: always the most probable token, as transformers'' generate(do_sample=False). Above 0 a token is drawn, the same for a seed: temperature flattens (above 1) or sharpens (below 1) the '
-  'probabilities; top_k (1 or more) and top_p (above 0, at most 1) leave out what is improbable, by default nothing; repetition_penalty (above 0, by default 1) makes tokens that were there less probable: see sql_diffusion.next_tokens. model and backend as for gpt_next. '
+  'stop (NULL: the model''s own, <|endoftext|>). temperature 0: always the most probable token, as transformers'' generate(do_sample=False). Above 0 (from 1e-30 to 1e30) a token is drawn, the same for a seed: temperature flattens (above 1) or sharpens (below 1) the '
+  'probabilities; top_k (1 or more) and top_p (above 0, at most 1) leave out what is improbable, by default nothing; repetition_penalty (from 1e-30 to 1e30, by default 1) makes tokens that were there less probable: see sql_diffusion.next_tokens. model and backend as for gpt_next. '
   'Errors as for gpt_next, and 22023 for a setting that cannot be and where prompt and max_new_tokens are more than n_positions.';
