@@ -134,7 +134,7 @@ def test_channels_that_no_pipeline_fills(numpy_database: str, rng: np.random.Gen
 
 @pytest.mark.parametrize(
     "name",
-    ["ScoreSdeVePipeline", "KarrasVePipeline", "RePaintPipeline", "ConsistencyModelPipeline", "LDMSuperResolutionPipeline"],
+    ["ScoreSdeVePipeline", "KarrasVePipeline", "RePaintPipeline", "ConsistencyModelPipeline"],
 )  # fmt: skip
 def test_pipelines_that_are_not_run_say_why(
     numpy_database: str, rng: np.random.Generator, tmp_path: Path, name: str

@@ -199,7 +199,7 @@ def test_the_real_configurations_are_known(connection: Connection, config: dict[
 REFUSED: dict[str, dict[str, Any]] = {
     "down_block_types": {"down_block_types": ["SimpleCrossAttnDownBlock2D", "DownBlock2D"]},
     "mid_block_type": {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"},
-    "act_fn": {"act_fn": "gelu"},
+    "act_fn": {"act_fn": "leaky_relu"},
     "encoder_hid_dim": {"encoder_hid_dim": 8},
     "attention_type": {"attention_type": "gated"},
     "num_attention_heads": {"num_attention_heads": 2},

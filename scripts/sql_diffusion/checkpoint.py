@@ -58,7 +58,6 @@ NOT_RUN = {
     "AudioDiffusionPipeline": "Its pictures are spectrograms, which are to become sound",
     "RePaintPipeline": "It paints over a part of a picture that is given",
     "ConsistencyModelPipeline": "Its scheduler, CMStochasticIterativeScheduler, is not here",
-    "LDMSuperResolutionPipeline": "It draws a large picture of a small one that is given",
 }
 UNET_ALONE = "Its U-Net alone may load, for sql_diffusion.unet: give the folder that its config.json lies in."
 # Parts of a pipeline that make no pictures: the filter of finished ones, and what prepares pictures for it.
