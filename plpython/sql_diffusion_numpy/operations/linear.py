@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..layers.conv2d import convolve
 from ..layers.modules import (
     Layout,
@@ -24,7 +26,8 @@ from ..layers.modules import (
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     if is_vector(row):
         weight, bias = read(row.key)
-        layout.arrays[f"{row.key}.weight"] = weight  # as an embedding has it, which may share it
+        if f"{row.key}.weight" not in layout.arrays:  # which an embedding before it has laid out and shares
+            layout.arrays[f"{row.key}.turned"] = np.ascontiguousarray(weight.T)
         layout.arrays[f"{row.key}.bias"] = zeros_for_none(bias, len(weight))
     else:
         lay_out_module(layout, read, row.key, height, width)
@@ -36,7 +39,10 @@ def is_vector(row: PlanRow) -> bool:
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
     if is_vector(row):
-        hidden = vector_of(inputs[0]) @ network.arrays[f"{row.key}.weight"].T + network.arrays[f"{row.key}.bias"]
+        turned = network.arrays.get(f"{row.key}.turned")
+        if turned is None:
+            turned = network.arrays[f"{row.key}.weight"].T
+        hidden = vector_of(inputs[0]) @ turned + network.arrays[f"{row.key}.bias"]
         return vector_value(hidden if len(inputs) == 1 else hidden + vector_of(inputs[1]))
     activation, norm = with_norm(inputs[0])
     residual = joined(plain(inputs[1])) if len(inputs) > 1 else None
