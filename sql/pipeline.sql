@@ -317,7 +317,7 @@ comment on function sql_diffusion.ddpm_generate(bigint, text, int, int[], text, 
 
 create function sql_diffusion.check_seeds(seeds bigint[]) returns boolean
 language sql immutable parallel safe
-return case when array_position(seeds, null) is not null then sql_diffusion.fail('seed is null, expected an integer') else true end;
+return case when exists (select from unnest(seeds) s (seed) where s.seed is null) then sql_diffusion.fail('seed is null, expected an integer') else true end;
 comment on function sql_diffusion.check_seeds(bigint[]) is 'True where no seed is null, otherwise an error (22023): before the first picture is made.';
 
 create function sql_diffusion.ddpm_generate(seeds bigint[], model text, num_inference_steps int default null, timesteps int[] default null,

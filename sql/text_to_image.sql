@@ -241,7 +241,7 @@ return case
        then sql_diffusion.fail(format('%s is null, expected an array', case when prompts is null then 'prompts' else 'seeds' end))
        when cardinality(prompts) <> cardinality(seeds)
        then sql_diffusion.fail(format('prompts has %s elements and seeds %s, expected as many of one as of the other', cardinality(prompts), cardinality(seeds)))
-       when array_position(prompts, null) is not null and array_remove(prompts, null) <> '{}'
+       when (select bool_or(p.prompt is null) and not bool_and(p.prompt is null) from unnest(prompts) p (prompt))
        then sql_diffusion.fail('prompt is null, expected a text')
        else sql_diffusion.check_seeds(seeds)
        end;

@@ -262,3 +262,15 @@ def test_classes_are_checked_alike(
         with pytest.raises(psycopg.errors.InvalidParameterValue) as error, numpy_connection.transaction():
             numpy_connection.execute("select " + call.format(f"backend => '{backend}'"))
         assert str(error.value.diag.message_primary).removeprefix("sql_diffusion: ") == message
+
+
+@pytest.mark.parametrize("backend", ["sql", "numpy"])
+def test_arrays_of_seeds(numpy_connection: Connection, rng: np.random.Generator, backend: str) -> None:
+    """Of any number of dimensions, as unnest reads them; a NULL among them is refused before the first picture is made."""
+    insert_model(numpy_connection, "random", random_unet(rng))
+    call = f"select seed from ddpm_generate(%s::bigint[], 'random', 1, backend => '{backend}')"
+    assert numpy_connection.execute(call, ["{{1,2},{3,4}}"]).fetchall() == [(1,), (2,), (3,), (4,)]
+    assert numpy_connection.execute(call, ["{}"]).fetchall() == []
+    for seeds in ("{1,NULL}", "{{1,NULL}}"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="seed is null"), numpy_connection.transaction():
+            numpy_connection.execute(call, [seeds])
