@@ -41,6 +41,7 @@ from sql_diffusion.training import (
     Trainer,
     denoising_loss,
     even_timesteps,
+    latent_unet,
     step_generator,
     stoppable,
 )
@@ -269,23 +270,6 @@ def encoder(run: Run = RUN, steps: Steps = 2000, batch: Batch = 8, rate: Rate = 
 # --- diffusion --------------------------------------------------------------------------------------------------------
 
 
-def new_unet(channels: tuple[int, ...], size: int) -> UNet2DConditionModel:
-    """The U-Net by lot: every level looks at the text, the finest too, or it ignores colours."""
-    return UNet2DConditionModel(
-        sample_size=size,
-        in_channels=LATENTS,
-        out_channels=LATENTS,
-        layers_per_block=1,
-        block_out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
-        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        use_linear_projection=True,
-    )
-
-
 @app.command()
 def unet(
     run: Run = RUN,
@@ -309,7 +293,7 @@ def unet(
     nothing = token_ids(tokenizer, [""])
     learned = learned_from(latents)
     scheduler = DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")
-    network = new_unet(tuple(int(each) for each in channels.split(",")), latents.shape[-1])
+    network = latent_unet(tuple(int(each) for each in channels.split(",")), latents.shape[-1], LATENTS, WIDTH)
 
     def loss_of(
         part: Any, rows: torch.Tensor, generator: torch.Generator, dropped: float

@@ -42,32 +42,33 @@ begin atomic
       and v.component = 'tokenizer'
       and v.token = convert_to(stop, 'UTF8')
   )
-  select case
-         when max_new_tokens is null or max_new_tokens < 0
-         then row(null, array[sql_diffusion.fail(format('max_new_tokens is %s, expected at least 0', coalesce(max_new_tokens::text, 'null')))::int], null)::sql_diffusion.gpt_settings
-         when temperature is null or not (temperature = 0 or temperature between 1e-30 and 1e30)
-         then row(null, array[sql_diffusion.fail(format('temperature is %s, expected 0 or a number from 1e-30 to 1e30', coalesce(temperature::text, 'null')), 'At 0 the most probable token is taken.')::int], null)::sql_diffusion.gpt_settings
-         when top_k < 1
-         then row(null, array[sql_diffusion.fail(format('top_k is %s, expected at least 1', top_k))::int], null)::sql_diffusion.gpt_settings
-         when not (top_p > 0 and top_p <= 1)
-         then row(null, array[sql_diffusion.fail(format('top_p is %s, expected above 0 and at most 1', top_p))::int], null)::sql_diffusion.gpt_settings
-         when seed is null
-         then row(null, array[sql_diffusion.fail('seed is null, expected an integer')::int], null)::sql_diffusion.gpt_settings
-         when repetition_penalty is null or not repetition_penalty between 1e-30 and 1e30
-         then row(null, array[sql_diffusion.fail(format('repetition_penalty is %s, expected a number from 1e-30 to 1e30', coalesce(repetition_penalty::text, 'null')))::int], null)::sql_diffusion.gpt_settings
-         when stop is not null and e.ids is null
-         then row(null, array[sql_diffusion.fail(format('stop is %L, which is no token of model "%s"', stop, model), 'A text ends with one token: NULL for the model''s own.')::int], null)::sql_diffusion.gpt_settings
-         when cardinality(input_ids) = 0
-         then row(null, array[sql_diffusion.fail('prompt has no tokens, expected at least one', 'Where a text is to begin, GPT-2 knows by the token <|endoftext|>.')::int], null)::sql_diffusion.gpt_settings
-         when max_new_tokens > (n.config ->> 'n_positions')::int - cardinality(input_ids)  -- whose sum may be no int
-         then row(null, array[sql_diffusion.fail(format('prompt has %s tokens', cardinality(input_ids)) || case max_new_tokens when 0 then '' else format(' and max_new_tokens is %s', max_new_tokens) end
-                                                 || format(', expected at most %s', n.config ->> 'n_positions') || case max_new_tokens when 0 then '' else ' together' end)::int], null)::sql_diffusion.gpt_settings
-         when (select max(id) from unnest(input_ids) id) >= (n.config ->> 'vocab_size')::int
-         then row(null, array[sql_diffusion.fail(format('prompt has the token %s, expected tokens below %s, the vocab_size of model "%s"', (select max(id) from unnest(input_ids) id), n.config ->> 'vocab_size', model),
-                                                 'The tokenizer is not that of the network: load the model again.', '55000')::int], null)::sql_diffusion.gpt_settings
-         else row(component, input_ids, case when stop is null then (n.config ->> 'eos_token_id')::int else e.ids[1] end)::sql_diffusion.gpt_settings
-         end
-  from network n, ending e;
+  select row(component, input_ids, case when stop is null then (n.config ->> 'eos_token_id')::int else e.ids[1] end)::sql_diffusion.gpt_settings
+  from network n, ending e
+  where case
+        when max_new_tokens is null or max_new_tokens < 0
+        then sql_diffusion.fail(format('max_new_tokens is %s, expected at least 0', coalesce(max_new_tokens::text, 'null')))
+        when temperature is null or not (temperature = 0 or temperature between 1e-30 and 1e30)
+        then sql_diffusion.fail(format('temperature is %s, expected 0 or a number from 1e-30 to 1e30', coalesce(temperature::text, 'null')), 'At 0 the most probable token is taken.')
+        when top_k < 1
+        then sql_diffusion.fail(format('top_k is %s, expected at least 1', top_k))
+        when not (top_p > 0 and top_p <= 1)
+        then sql_diffusion.fail(format('top_p is %s, expected above 0 and at most 1', top_p))
+        when seed is null
+        then sql_diffusion.fail('seed is null, expected an integer')
+        when repetition_penalty is null or not repetition_penalty between 1e-30 and 1e30
+        then sql_diffusion.fail(format('repetition_penalty is %s, expected a number from 1e-30 to 1e30', coalesce(repetition_penalty::text, 'null')))
+        when stop is not null and e.ids is null
+        then sql_diffusion.fail(format('stop is %L, which is no token of model "%s"', stop, model), 'A text ends with one token: NULL for the model''s own.')
+        when cardinality(input_ids) = 0
+        then sql_diffusion.fail('prompt has no tokens, expected at least one', 'Where a text is to begin, GPT-2 knows by the token <|endoftext|>.')
+        when max_new_tokens > (n.config ->> 'n_positions')::int - cardinality(input_ids)  -- whose sum may be no int
+        then sql_diffusion.fail(format('prompt has %s tokens', cardinality(input_ids)) || case max_new_tokens when 0 then '' else format(' and max_new_tokens is %s', max_new_tokens) end
+                                                || format(', expected at most %s', n.config ->> 'n_positions') || case max_new_tokens when 0 then '' else ' together' end)
+        when (select max(id) from unnest(input_ids) id) >= (n.config ->> 'vocab_size')::int
+        then sql_diffusion.fail(format('prompt has the token %s, expected tokens below %s, the vocab_size of model "%s"', (select max(id) from unnest(input_ids) id), n.config ->> 'vocab_size', model),
+                                                'The tokenizer is not that of the network: load the model again.', '55000')
+        else true
+        end;
 end;
 comment on function sql_diffusion.gpt_settings(int[], text, text, int, double precision, int, double precision, bigint, double precision, text) is
   'The settings that gpt_next and gpt_generate follow with these arguments, the prompt as tokens and the component that gpt_component names; both backends read them. Errors: 22023 for an argument that cannot be.';

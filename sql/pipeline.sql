@@ -127,6 +127,14 @@ comment on type sql_diffusion.beginning is
   'How the steps of a schedule begin: the first sample, and the stream that fresh noise comes from. Where a picture is begun with: what the U-Net is shown beside the sample (shown, and whether that is multiplied by input_scale, too), '
   'and what is put back after each step where the mask (1, height, width) is 0: original with noise. NULL for what there is not.';
 
+create function sql_diffusion.begin_with_noise(seed bigint, shape int[], step sql_diffusion.schedule_step) returns sql_diffusion.beginning
+language sql immutable parallel safe
+begin atomic
+  select row(sql_diffusion.scaled(noise.sample, (step).initial_noise), noise.next, null, null, null, null, null)::sql_diffusion.beginning
+  from sql_diffusion.randn(sql_diffusion.manual_seed(seed), begin_with_noise.shape) noise;
+end;
+comment on function sql_diffusion.begin_with_noise(bigint, int[], sql_diffusion.schedule_step) is 'How a schedule whose first step this is begins where there is no picture: with the noise of a seed.';
+
 create function sql_diffusion.keep_original(sample real[], original real[], mask real[]) returns real[]
 language sql immutable parallel safe
 set jit = off
@@ -220,20 +228,18 @@ comment on function sql_diffusion.check_begins_with_noise(text) is 'True for a m
 
 create function sql_diffusion.check_unconditional(model text) returns boolean
 language sql stable parallel safe
-return case
-       when exists (select from sql_diffusion.plan(model) p where p.operation = 'input' and p.key = 'encoder_hidden_states')
-       then sql_diffusion.fail(format('model "%s" takes a prompt', model), 'Its pictures: text_to_image(''...'', seed, model => ''...'').')
-       else (
-         select case
-                when channels.given not in (channels.taken, 2 * channels.taken)
-                then sql_diffusion.fail(format('model "%s" takes %s channels and gives %s, expected as many as it takes, or twice as many with a variance', model, channels.taken, channels.given),
-                                        'Its network runs: sql_diffusion.unet. What the further channels are to be, no pipeline says.')
-                else true
-                end
-         from (select min(p.in_channels) filter (where p.operation = 'input' and p.key = 'sample') as taken, (array_agg(p.out_channels order by p.step desc))[1] as given
-               from sql_diffusion.plan(model) p) channels
-       )
-       end;
+return (select case
+               when network.takes_text
+               then sql_diffusion.fail(format('model "%s" takes a prompt', model), 'Its pictures: text_to_image(''...'', seed, model => ''...'').')
+               when network.given not in (network.taken, 2 * network.taken)
+               then sql_diffusion.fail(format('model "%s" takes %s channels and gives %s, expected as many as it takes, or twice as many with a variance', model, network.taken, network.given),
+                                       'Its network runs: sql_diffusion.unet. What the further channels are to be, no pipeline says.')
+               else true
+               end
+        from (select bool_or(p.operation = 'input' and p.key = 'encoder_hidden_states') as takes_text,
+                     min(p.in_channels) filter (where p.operation = 'input' and p.key = 'sample') as taken,
+                     (array_agg(p.out_channels order by p.step desc))[1] as given
+              from sql_diffusion.plan(model) p) network);
 comment on function sql_diffusion.check_unconditional(text) is
   'True for a model whose U-Net takes no text and gives what it takes, as many channels, or twice as many where the variance is learned; otherwise an error (22023).';
 
@@ -280,8 +286,8 @@ begin atomic
     from ready, sql_diffusion.generation_schedule(model, num_inference_steps, timesteps, scheduler, eta) s
   ),
   begun as materialized (
-    select row(sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise), noise.next, null, null, null, null, null)::sql_diffusion.beginning as beginning, s.steps
-    from schedule s, sql_diffusion.randn(sql_diffusion.manual_seed(seed), sql_diffusion.sample_shape(sql_diffusion.component_config(model))) noise
+    select sql_diffusion.begin_with_noise(seed, sql_diffusion.sample_shape(sql_diffusion.component_config(model)), s.steps[1]) as beginning, s.steps
+    from schedule s
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from begun b,

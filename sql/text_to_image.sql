@@ -16,6 +16,11 @@ return coalesce(nullif(current_setting('sql_diffusion.model', true), ''),
 comment on function sql_diffusion.default_text_model() is
   'The model that text_to_image uses where none is named: the setting sql_diffusion.model, else a bundled one that takes a prompt.';
 
+create function sql_diffusion.default_model(prompt text) returns text
+language sql stable parallel safe
+return case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end;
+comment on function sql_diffusion.default_model(text) is 'The model of a call that may have a prompt and names none: default_text_model where there is one, default_model where prompt is NULL.';
+
 create type sql_diffusion.text_to_image_settings as (
   encoders         text[],
   latent_shape     int[],
@@ -210,8 +215,8 @@ begin atomic
     from schedule, chosen c, sql_diffusion.prompt_conditions(prompt, model, c.settings) p
   ),
   begun as materialized (
-    select row(sql_diffusion.scaled(noise.sample, s.steps[1].initial_noise), noise.next, null, null, null, null, null)::sql_diffusion.beginning as beginning, s.steps
-    from schedule s, chosen c, sql_diffusion.randn(sql_diffusion.manual_seed(seed), (c.settings).latent_shape) noise
+    select sql_diffusion.begin_with_noise(seed, (c.settings).latent_shape, s.steps[1]) as beginning, s.steps
+    from schedule s, chosen c
   )
   select r.step, r.timestep, r.sample, r.pred_original_sample
   from begun b,

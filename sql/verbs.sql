@@ -292,12 +292,12 @@ create function @extschema@.image_to_image_steps(image real[], prompt text, seed
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
+  from sql_diffusion.redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model(prompt)), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
+    select sql_diffusion.numpy_redraw_steps('image_to_image', image, null, prompt, seed, coalesce(model, sql_diffusion.default_model(prompt)), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
@@ -311,12 +311,12 @@ create function @extschema@.image_to_image(picture real[], prompts text[], seeds
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
+  from sql_diffusion.redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, sql_diffusion.default_model(prompts[1])), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
+    select sql_diffusion.numpy_redraw('image_to_image', picture, null, prompts, seeds, coalesce(model, sql_diffusion.default_model(prompts[1])), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;
@@ -347,12 +347,12 @@ create function @extschema@.inpaint_steps(image real[], mask real[], prompt text
 language sql stable parallel unsafe rows 50
 begin atomic
   select s.step, s.timestep, s.sample, s.pred_original_sample
-  from sql_diffusion.redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
+  from sql_diffusion.redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, sql_diffusion.default_model(prompt)), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) s
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (s.row).step, (s.row).timestep, (s.row).sample, (s.row).pred_original_sample
   from (
-    select sql_diffusion.numpy_redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, case when prompt is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
+    select sql_diffusion.numpy_redraw_steps('inpaint', image, mask, prompt, seed, coalesce(model, sql_diffusion.default_model(prompt)), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) s;
@@ -366,12 +366,12 @@ create function @extschema@.inpaint(picture real[], mask real[], prompts text[],
 language sql stable parallel unsafe rows 10
 begin atomic
   select g.prompt, g.seed, g.image
-  from sql_diffusion.redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
+  from sql_diffusion.redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, sql_diffusion.default_model(prompts[1])), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) g
   where sql_diffusion.choose_backend(backend) = 'sql'
   union all
   select (g.row).prompt, (g.row).seed, (g.row).image
   from (
-    select sql_diffusion.numpy_redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, case when prompts[1] is null then sql_diffusion.default_model() else sql_diffusion.default_text_model() end), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
+    select sql_diffusion.numpy_redraw('inpaint', picture, mask, prompts, seeds, coalesce(model, sql_diffusion.default_model(prompts[1])), strength::real, null, negative_prompt, num_inference_steps, guidance_scale::real, scheduler, timesteps, eta::real, guidance_rescale::real, clip_skip) as row
     where sql_diffusion.choose_backend(backend) = 'numpy'
     offset 0
   ) g;

@@ -17,7 +17,7 @@ NOT_COMPUTING = [
     "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     "default_gpt_model", "gpt_component", "gpt_settings",
     # networks as rows
-    "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "activation", "activation_settings", "unet_layout", "image_shape",
+    "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "act_fn_rule", "activation", "activation_settings", "unet_layout", "image_shape",
     "setting_of_level", "deepest_level", "input_maps", "step_tensor", "unet_inputs",
     # schedules, which are computed in one place, SQL
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
@@ -41,7 +41,7 @@ STEPS = [
     # of text_to_image
     "encode_prompt", "prompt_condition", "prompt_conditions", "guidance", "sample_steps",
     # of redraw
-    "binary_mask", "each_nth", "encode_picture", "keep_original", "redraw_beginning", "with_label",
+    "begin_with_noise", "binary_mask", "each_nth", "encode_picture", "keep_original", "redraw_beginning", "with_label",
     # of gpt_next and gpt_generate
     "append_tokens", "causal_attention", "next_tokens", "tokens_text",
     # of tokenize and detokenize

@@ -1081,9 +1081,6 @@ def _kept_schedule(
     return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
-_BEGINS = "select sql_diffusion.check_begins_with_noise($1)"
-
-
 def _pictures_at_once(shape: list[int]) -> int:
     """Of a batch, so that its memory stays bounded: 16 of 64 x 64."""
     return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
@@ -1146,10 +1143,13 @@ def _sample(
         return
     session.begin(plpy)
     unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
-    session.query(plpy, _BEGINS, ["text"], [model])
+    # What SQL refuses is seen here without a query.
     taken = [row.key for row in unet.plan if row.operation == "input"]
-    if "encoder_hidden_states" in taken or unet.plan[-1].out_channels not in (shape[0], 2 * shape[0]):
-        session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])  # which says so
+    given = unet.plan[-1].out_channels
+    if given < shape[0]:
+        session.query(plpy, "select sql_diffusion.check_begins_with_noise($1)", ["text"], [model])
+    if "encoder_hidden_states" in taken or given not in (shape[0], 2 * shape[0]):
+        session.query(plpy, "select sql_diffusion.check_unconditional($1)", ["text"], [model])
     if "class_labels" in taken or class_label is not None:
         session.query(plpy, "select sql_diffusion.check_class_label($1, $2)", ["text", "int"], [model, class_label])
     schedule = _generation_schedule(plpy, model, steps, timesteps, scheduler, eta)

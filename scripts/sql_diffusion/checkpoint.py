@@ -2,8 +2,9 @@
 
 Three layouts are known here. A pipeline: model_index.json, scheduler/scheduler_config.json, and for each network a folder
 with config.json and its weights: unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors. A bare U-Net:
-config.json and the weights at the root. A language model of transformers: the same, and its tokenizer beside them. Any with a variant (diffusion_pytorch_model.fp16.safetensors), either in one
-file or in shards with an index. single_file.py reads a fourth: the file that holds a whole pipeline.
+config.json and the weights at the root. A language model of transformers: the same, and its tokenizer beside them. Any
+with a variant (diffusion_pytorch_model.fp16.safetensors), in one file or in shards with an index. single_file.py reads a
+fourth: the file that holds a whole pipeline.
 """
 
 import json

@@ -25,7 +25,6 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -44,6 +43,7 @@ from .training import (
     add_offset,
     denoising_loss,
     even_timesteps,
+    latent_unet,
     pixel_unet,
     step_generator,
     stoppable,
@@ -355,23 +355,6 @@ def new_autoencoder(size: int) -> AutoencoderTiny:
     )
 
 
-def latent_unet(channels: tuple[int, ...], size: int) -> UNet2DConditionModel:
-    """A U-Net of latents with one resnet block a level; every level looks at the text."""
-    return UNet2DConditionModel(
-        sample_size=size,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        layers_per_block=1,
-        block_out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
-        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        use_linear_projection=True,
-    )
-
-
 def text_pipeline(folder: Path, settings: Settings, captions: list[str], vae: Any) -> Any:
     """A pipeline that takes prompts, its tokenizer the captions' own, its networks by lot but for the autoencoder."""
     kept = folder / "tokenizer"
@@ -381,7 +364,7 @@ def text_pipeline(folder: Path, settings: Settings, captions: list[str], vae: An
         vae=vae,
         text_encoder=text_encoder(tokenizer, TEXT_WIDTH, TEXT_LAYERS),
         tokenizer=tokenizer,
-        unet=latent_unet(settings.channels, settings.size // latent_factor(settings.size)),
+        unet=latent_unet(settings.channels, settings.size // latent_factor(settings.size), LATENT_CHANNELS, TEXT_WIDTH),
         scheduler=DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction"),
         safety_checker=None,
         feature_extractor=None,

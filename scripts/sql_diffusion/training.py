@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch.nn.functional import avg_pool2d
 
@@ -41,6 +41,23 @@ def pixel_unet(channels: tuple[int, ...], head_dim: int, groups: int, size: int)
         up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
         attention_head_dim=head_dim,
         norm_num_groups=groups,
+    )
+
+
+def latent_unet(channels: tuple[int, ...], size: int, latents: int, text_width: int) -> UNet2DConditionModel:
+    """A U-Net of latents with one resnet block a level; every level looks at the text, the finest too, or it ignores colours."""
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=latents,
+        out_channels=latents,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        use_linear_projection=True,
     )
 
 

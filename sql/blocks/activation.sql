@@ -1,5 +1,10 @@
 -- The activations that diffusers' act_fn may name, in any letters: swish is another name of silu.
 
+create function sql_diffusion.act_fn_rule() returns text[]
+language sql immutable parallel safe
+return array['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'];
+comment on function sql_diffusion.act_fn_rule() is 'What act_fn of a network may be, as check_settings takes it: the setting, the words, the condition.';
+
 create function sql_diffusion.activation(act_fn text) returns text
 language sql immutable strict parallel safe
 return case lower(act_fn collate "C") when 'swish' then 'silu' else lower(act_fn collate "C") end;

@@ -48,8 +48,8 @@ begin atomic
            ['downsample_padding', '0 or 1', '$ == 0 || $ == 1'],
            ['downsample_type', '"conv" or "resnet"', '$ == "conv" || $ == "resnet"'],
            ['upsample_type', '"conv" or "resnet"', '$ == "conv" || $ == "resnet"'],
-           ['dropout', 'a number', '$.type() == "number"'],
-           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
+           ['dropout', 'a number', '$.type() == "number"']
+         ] || sql_diffusion.act_fn_rule() || array[
            ['attention_head_dim', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['attn_norm_num_groups', 'a positive integer or null', '$ == null || ($ >= 1 && $.floor() == $)'],

@@ -46,8 +46,8 @@ begin atomic
            ['layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['downsample_padding', '0 or 1', '$ == 0 || $ == 1'],
            ['mid_block_scale_factor', 'a number other than 0', '$.type() == "number" && $ != 0'],
-           ['dropout', 'a number', '$.type() == "number"'],
-           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
+           ['dropout', 'a number', '$.type() == "number"']
+         ] || sql_diffusion.act_fn_rule() || array[
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['norm_eps', 'a positive number', '$ > 0'],
            ['cross_attention_dim', 'a positive integer or a list of equal ones', '($ >= 1 && $.floor() == $) || ($.type() == "array" && !exists($[*] ? (@ != $[0])))'],

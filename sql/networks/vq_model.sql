@@ -33,8 +33,8 @@ begin atomic
              '$.type() == "array" && !exists($[*] ? (@ != "UpDecoderBlock2D" && @ != "AttnUpDecoderBlock2D"))'],
            ['block_out_channels', 'a list of positive integers',
              '$.type() == "array" && $.size() > 0 && !exists($[*] ? (@.type() != "number" || @ < 1 || @.floor() != @))'],
-           ['layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $'],
-           ['act_fn', '"silu", "gelu", "mish" or "relu"', '$ like_regex "^(s[iI]lu|sw[iI]sh|gelu|m[iI]sh|relu)$" flag "i"'],
+           ['layers_per_block', 'a positive integer', '$ >= 1 && $.floor() == $']
+         ] || sql_diffusion.act_fn_rule() || array[
            ['norm_num_groups', 'a positive integer', '$ >= 1 && $.floor() == $'],
            ['norm_type', '"group"', '$ == "group"'],
            ['sample_size', 'a positive integer or a pair of them (height, width)',
