@@ -383,9 +383,9 @@ def test_no_seeds_no_rows(server: Connection) -> None:
 PICTURE = "select sql_diffusion_numpy.ddpm_generate(1, 'random', 2)"
 
 CHANGES = {
-    "one weight": "update sql_diffusion.parameters set weight = sql_diffusion.silu(weight) where key = 'conv_in'",
-    "one bias": "update sql_diffusion.parameters set bias = sql_diffusion.silu(bias) where key = 'conv_out'",
-    "a setting": "update sql_diffusion.components set config = config || '{\"flip_sin_to_cos\": false}'",
+    "one weight": "update sql_diffusion.parameters set weight = sql_diffusion.silu(weight) where model = 'random' and key = 'conv_in'",
+    "one bias": "update sql_diffusion.parameters set bias = sql_diffusion.silu(bias) where model = 'random' and key = 'conv_out'",
+    "a setting": "update sql_diffusion.components set config = config || '{\"flip_sin_to_cos\": false}' where model = 'random'",
 }
 
 
