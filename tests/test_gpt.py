@@ -29,7 +29,7 @@ from transformers import (
 
 from numpy_server import STRESS
 from reference import relative_error
-from sql_diffusion import verify
+from sql_diffusion import database, verify
 from sql_diffusion.load import Request, load
 from sql_diffusion_numpy.gpt import next_tokens
 from trained_tokenizers import train
@@ -358,7 +358,7 @@ def test_verify_compares_every_layer(
     theirs.save_pretrained(tmp_path)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    with psycopg.connect(dbname=numpy_database) as connection:
+    with database.connect(f"dbname={numpy_database}") as connection, connection.transaction(force_rollback=True):
         load(connection, Request(str(tmp_path)), "verified", False, Progress(disable=True))
         layers = verify.verify(connection, "verified", 0, 500, "numpy")
         keyed = connection.execute(
@@ -376,7 +376,6 @@ def test_verify_compares_every_layer(
             patched.setattr(verify, "read_weights", changed)
             layers = verify.verify(connection, "verified", 0, 500, "numpy")
         assert next(layer.key for layer in layers if not layer.passed) == "h.1.mlp.c_fc"
-        connection.rollback()
 
 
 def test_the_model_is_found(gpt: psycopg.Connection) -> None:
