@@ -27,8 +27,13 @@ begin atomic
            then sql_diffusion.fail(format('model "%s" does not exist', model),
                                    'The models that are loaded: select name from sql_diffusion.models.', '42704')
            when not exists (select from sql_diffusion.components c where c.model = component_config.model and c.component = component_config.component)
-           then sql_diffusion.fail(format('model "%s" is unfinished: component %s is missing', model, component),
-                                   'Load the model again.', '55000')
+           then case
+                  when component = 'unet'
+                       and exists (select from sql_diffusion.components c where c.model = component_config.model and sql_diffusion.network_class(c.config) = 'GPT2LMHeadModel')
+                  then sql_diffusion.fail(format('model "%s" writes text, expected one that makes pictures', model), 'What it writes: gpt_generate(prompt, model => ''...'').')
+                  else sql_diffusion.fail(format('model "%s" is unfinished: component %s is missing', model, component),
+                                          'Load the model again.', '55000')
+                end
          end;
   select c.config
   from sql_diffusion.components c
@@ -36,7 +41,7 @@ begin atomic
     and c.component = component_config.component;
 end;
 comment on function sql_diffusion.component_config(text, text) is
-  'The configuration of a network of a model. Errors: 42704 for an unknown model, 55000 where the model lacks the network.';
+  'The configuration of a network of a model. Errors: 42704 for an unknown model, 55000 where the model lacks the network, 22023 for a model that writes text where a unet is asked for.';
 
 create function sql_diffusion.plan(model text, component text default 'unet') returns setof sql_diffusion.plan_step
 language sql stable parallel safe rows 60

@@ -184,7 +184,7 @@ comment on function sql_diffusion.check_defaults(jsonb) is
 
 alter table sql_diffusion.models
   add constraint models_pipeline_supported check (sql_diffusion.check_pipeline(pipeline)),
-  add constraint models_scheduler_supported check (sql_diffusion.check_scheduler(scheduler)),
+  add constraint models_scheduler_supported check (case when scheduler is null then pipeline = 'GPT2LMHeadModel' else sql_diffusion.check_scheduler(scheduler) end),
   add constraint models_defaults_supported check (sql_diffusion.check_defaults(defaults));
 
 create function sql_diffusion.noise_schedule_core(config jsonb) returns table (timestep int, beta real, alpha_cumprod real)

@@ -3,7 +3,7 @@
 create table sql_diffusion.models (
   name       text primary key check (name <> ''),
   pipeline   text not null,
-  scheduler  jsonb not null,
+  scheduler  jsonb,
   defaults   jsonb not null default '{}',
   source     text,
   revision   text,
@@ -14,8 +14,8 @@ create table sql_diffusion.models (
 comment on table sql_diffusion.models is
   'One row a loaded model. A model is written in one transaction, so it is visible only once it is whole.';
 comment on column sql_diffusion.models.name is 'what ddpm_generate(model => ...) is given';
-comment on column sql_diffusion.models.pipeline is 'the diffusers pipeline class, as in model_index.json: DDPMPipeline or DDIMPipeline';
-comment on column sql_diffusion.models.scheduler is 'the scheduler''s configuration, scheduler_config.json as it is';
+comment on column sql_diffusion.models.pipeline is 'the diffusers pipeline class, as in model_index.json, such as DDPMPipeline; of a model that writes text GPT2LMHeadModel';
+comment on column sql_diffusion.models.scheduler is 'the scheduler''s configuration, scheduler_config.json as it is; NULL for a model that writes text';
 comment on column sql_diffusion.models.defaults is
   'what ddpm_generate uses where it is not told: an object with any of scheduler (ddpm or ddim), num_inference_steps and timesteps. '
   'Without it, what the diffusers pipeline does: 1000 steps of DDPM or 50 of DDIM.';

@@ -29,6 +29,7 @@ from transformers import (
 
 from numpy_server import STRESS
 from reference import relative_error
+from sql_diffusion import database, verify
 from sql_diffusion.load import Request, load
 from sql_diffusion_numpy.gpt import next_tokens
 from trained_tokenizers import train
@@ -319,6 +320,62 @@ def test_models_that_write_no_text(gpt: psycopg.Connection, function: str) -> No
             with pytest.raises(error) as caught:
                 gpt.execute(f"select {function}('a', model => %s, backend => %s)".encode(), [model, backend])
             assert bare(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ddpm_generate(42, model => 'gpt', backend => '{backend}')",
+        "ddpm_generate(array[42], model => 'gpt', backend => '{backend}')",
+        "ddpm_steps(42, 'gpt', backend => '{backend}')",
+        "text_to_image('a', 42, 'gpt', backend => '{backend}')",
+        "text_to_image_steps('a', 42, 'gpt', backend => '{backend}')",
+        "upscale(array_fill(0.5::real, '{{3,8,8}}'), 42, 'a', model => 'gpt', backend => '{backend}')",
+        "sql_diffusion.plan('gpt')",
+        "sql_diffusion.unet_steps(array_fill(0.5::real, '{{3,8,8}}'), 1, 'gpt')",
+    ],
+)
+def test_a_model_of_text_makes_no_pictures(gpt: psycopg.Connection, call: str) -> None:
+    for backend in BACKENDS:
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+            gpt.execute(f"select {call.format(backend=backend)}".encode())
+        assert bare(caught.value) == 'model "gpt" writes text, expected one that makes pictures'
+        assert caught.value.diag.message_hint == "What it writes: gpt_generate(prompt, model => '...')."
+
+
+def test_a_model_of_text_has_no_scheduler_and_one_of_pictures_has(gpt: psycopg.Connection) -> None:
+    assert gpt.execute("select scheduler from sql_diffusion.models where name = 'gpt'").fetchone() == (None,)
+    with pytest.raises(psycopg.errors.CheckViolation, match="models_scheduler_supported"):
+        gpt.execute("insert into sql_diffusion.models (name, pipeline) values ('other', 'DDPMPipeline')")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_verify_compares_every_layer(
+    numpy_database: str, folder: Path, tokenizer: Any, rng: np.random.Generator, tied: bool, tmp_path: Path
+) -> None:
+    """And finds what is wrong."""
+    theirs = random_gpt(rng, len(tokenizer), tie_word_embeddings=tied)
+    theirs.save_pretrained(tmp_path)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with database.connect(f"dbname={numpy_database}") as connection, connection.transaction(force_rollback=True):
+        load(connection, Request(str(tmp_path)), "verified", False, Progress(disable=True))
+        layers = verify.verify(connection, "verified", 0, 500, "numpy")
+        keyed = connection.execute(
+            """select array_agg(step order by step) from sql_diffusion.plan('verified', 'transformer')
+               where key <> '' and operation not in ('input', 'output')"""
+        ).fetchone()
+        assert keyed == ([layer.step for layer in layers],)
+        assert all(layer.passed for layer in layers)
+        read = verify.read_weights
+
+        def changed(*arguments: Any) -> dict[str, Any]:
+            return {name: value * (1.01 if "h.1.mlp.c_fc" in name else 1) for name, value in read(*arguments).items()}
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(verify, "read_weights", changed)
+            layers = verify.verify(connection, "verified", 0, 500, "numpy")
+        assert next(layer.key for layer in layers if not layer.passed) == "h.1.mlp.c_fc"
 
 
 def test_the_model_is_found(gpt: psycopg.Connection) -> None:

@@ -98,6 +98,7 @@ def test_a_folder(family: str, pipeline: Any, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "whole")
     checkpoint = opened(tmp_path / "whole")
     assert checkpoint.pipeline == type(pipeline).__name__
+    assert checkpoint.scheduler is not None
     assert checkpoint.scheduler["_class_name"] == type(pipeline.scheduler).__name__
     assert checkpoint.defaults == ({"force_zeros_for_empty_prompt": True} if family == "XL" else {})
     assert [each.name for each in checkpoint.tokenizers] == ["tokenizer", "tokenizer_2"][: 2 if family == "XL" else 1]
@@ -347,6 +348,7 @@ def test_a_single_file(family: str, pipeline: Any, tmp_path: Path) -> None:
     for component in checkpoint.components:
         assert_config(component.config, pipelines.networks(pipeline)[component.name])
     scheduler = type(pipeline.scheduler).from_config(checkpoint.scheduler).config
+    assert checkpoint.scheduler is not None
     assert checkpoint.scheduler["_class_name"] == type(pipeline.scheduler).__name__
     theirs = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
     assert {key: scheduler[key] for key in theirs} == theirs
@@ -387,12 +389,14 @@ def test_a_single_file_with_the_configs_of_a_pipeline(rng: np.random.Generator, 
     pipelines.save_single("2", pipeline, tmp_path / "single.safetensors")
     derived = opened(tmp_path / "single.safetensors")
     assert any("predicts v" in note for note in derived.notes)
+    assert derived.scheduler is not None
     assert derived.scheduler["prediction_type"] == "v_prediction"
     (words,) = derived.tokenizers
     assert (words.source, words.pad_token) == (single_file.TOKENIZER, "!")
 
     checkpoint = opened(tmp_path / "single.safetensors", config=str(tmp_path / "whole"))
     assert checkpoint.notes == []
+    assert checkpoint.scheduler is not None
     assert checkpoint.scheduler["prediction_type"] == "epsilon"
     by_name = {component.name: component for component in checkpoint.components}
     assert by_name["unet"].config["sample_size"] == 32

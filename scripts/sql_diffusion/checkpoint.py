@@ -127,7 +127,7 @@ class Checkpoint:
 
     source: Source
     pipeline: str
-    scheduler: dict[str, Any]
+    scheduler: dict[str, Any] | None  # None for a language model
     components: list[Component]
     defaults: dict[str, Any]
     notes: list[str]  # what the user should be told
@@ -263,14 +263,15 @@ def read_checkpoint(source: Source, chosen: dict[str, str], variant: str | None,
         components.append(Component(name, configs[name], source, files, translate))
 
     schedulers = [name for name in ("scheduler/scheduler_config.json", "scheduler_config.json") if name in source.names]
-    # of a language model no use is made of it
-    scheduler = read(schedulers[0]) if schedulers else {"_class_name": "DDPMScheduler"}
-    if not schedulers and not writes:
-        notes.append("there is no scheduler_config.json: diffusers' default DDPM schedule is used")
+    scheduler: dict[str, Any] | None
     if writes:
-        pipeline = LANGUAGE_MODEL
-    elif not index:
-        pipeline = "DDIMPipeline" if str(scheduler.get("_class_name")).startswith("DDIM") else "DDPMPipeline"
+        pipeline, scheduler = LANGUAGE_MODEL, None
+    else:
+        scheduler = read(schedulers[0]) if schedulers else {"_class_name": "DDPMScheduler"}
+        if not schedulers:
+            notes.append("there is no scheduler_config.json: diffusers' default DDPM schedule is used")
+        if not index:
+            pipeline = "DDIMPipeline" if str(scheduler.get("_class_name")).startswith("DDIM") else "DDPMPipeline"
 
     parts = {name for name, entry in index.items() if isinstance(entry, list) and None not in entry}
     if left_out := [name for name in LEFT_OUT if name in parts]:

@@ -170,7 +170,8 @@ def check_configuration(connection: Connection, checkpoint: Checkpoint) -> dict[
     """The modules that each network has to have. The server refuses settings that it cannot run, and names them."""
     for component in checkpoint.components:
         connection.execute("select sql_diffusion.check_component(%s, %s)", [component.name, Jsonb(component.config)])
-    connection.execute("select sql_diffusion.check_scheduler(%s)", [Jsonb(checkpoint.scheduler)])
+    if checkpoint.scheduler is not None:
+        connection.execute("select sql_diffusion.check_scheduler(%s)", [Jsonb(checkpoint.scheduler)])
     return {component.name: expected_modules(connection, component.config) for component in checkpoint.components}
 
 
@@ -203,7 +204,7 @@ def write_model(
             [
                 name,
                 checkpoint.pipeline,
-                Jsonb(checkpoint.scheduler),
+                None if checkpoint.scheduler is None else Jsonb(checkpoint.scheduler),
                 Jsonb(checkpoint.defaults),
                 checkpoint.label,
                 checkpoint.source.revision,

@@ -14,6 +14,7 @@ from .tensors import Float32Array
 
 TOLERANCE = 1e-4  # of the largest value of the layer's output
 TOKENS = 8  # of a text that a network is told
+READ = 77  # tokens of a text that a network reads, at most
 AUTOENCODED = 32  # pixels of an image for an autoencoder, which takes any size: a small one tells as much
 
 # Steps of a plan that add one of their inputs to what the module makes, which of them: a residual is added where it arises.
@@ -77,20 +78,15 @@ def verify_network(
     """Every layer of one pass of a network."""
     steps = plan(connection, name, component)
     network = build_network(config).eval()
-    modules = dict(network.named_modules())
-    # transformers 5 has no text_model before the modules of a text encoder, checkpoints have
-    prefix = "text_model." if "text_model" not in modules and "encoder" in modules and "embeddings" in modules else ""
-    state = read_weights(connection, name, component, torch)
-    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()}, strict=True)
+    load_weights(network, read_weights(connection, name, component, torch))
 
     generator = torch.Generator().manual_seed(seed)
     inputs = {
         step["key"]: make_input(step, config, timestep, generator, torch)
         for step in steps
-        if step["operation"] == "input"
+        if step["operation"] == "input" and "optional" not in step["settings"]
     }
-    keys = {step["key"]: step for step in steps if step["key"] and step["key"].removeprefix(prefix) in modules}
-    expected = run_reference(network, inputs, keys, prefix, torch)
+    expected = run_reference(network, inputs, steps, torch)
     query: Any = sql.SQL("select s.step, s.operation, s.key, s.hidden from {}({}, %s, %s) s order by s.step").format(
         function(schema, "network_steps"),
         sql.SQL("array[{}]::sql_diffusion.network_input[]").format(
@@ -104,12 +100,12 @@ def verify_network(
     sources = {step["step"]: step["inputs"] for step in steps}
     layers = []
     for step, operation, key, hidden in rows:
-        if key not in expected or operation in ("input", "output") or hidden is None:
+        if step not in expected or hidden is None:
             continue
         place = ADDED.get(operation, len(sources[step]))
         if place < len(sources[step]) and sources[step][place] is not None:
             hidden = hidden - results[sources[step][place]]
-        layers.append(compare(component, step, operation, key, hidden, expected[key]))
+        layers.append(compare(component, step, operation, key, hidden, expected[step]))
     return layers
 
 
@@ -133,7 +129,7 @@ def make_input(step: dict[str, Any], config: dict[str, Any], timestep: int, gene
     if step["key"] == "timestep":
         return torch.tensor([float(timestep)])
     if "num_embeddings" in given:  # ids of a vocabulary, or one class
-        length = given.get("most_tokens", 1)
+        length = min(given.get("most_tokens", 1), READ)
         return torch.randint(given["num_embeddings"], (length,), generator=generator)
     if step["level"] is not None:
         size = AUTOENCODED >> step["level"] if step["key"] in ("image", "latent") else config["sample_size"]
@@ -141,6 +137,20 @@ def make_input(step: dict[str, Any], config: dict[str, Any], timestep: int, gene
         return torch.randn(channels, height, width, generator=generator)
     shape = (TOKENS, channels) if given.get("tokens") else (channels,)
     return torch.randn(*shape, generator=generator)
+
+
+def module_name(network: Any, modules: dict[str, Any], step: dict[str, Any]) -> str | None:
+    """The module that a step of the plan is, None where it is none: whole models have a prefix that plans have not.
+
+    transformers 5 has no text_model before the modules of a text encoder, checkpoints have.
+    """
+    key = step["key"]
+    if not key or step["operation"] in ("input", "output"):
+        return None
+    names = [name for name in (key, key.removeprefix("text_model."), f"transformer.{key}") if name in modules]
+    if names and step["operation"] == "linear" and hasattr(modules[names[0]], "num_embeddings"):  # a tied head
+        names = [name for name, module in modules.items() if module is network.get_output_embeddings()]
+    return names[0] if names else None
 
 
 def read_weights(connection: Connection, name: str, component: str, torch: Any) -> dict[str, Any]:
@@ -158,25 +168,42 @@ def read_weights(connection: Connection, name: str, component: str, torch: Any) 
     return state
 
 
-def run_reference(
-    network: Any, inputs: dict[str, Any], keys: dict[str, dict[str, Any]], prefix: str, torch: Any
-) -> dict[str, Float32Array]:
-    """The output of every module that the plan names, caught by forward hooks."""
-    outputs: dict[str, Float32Array] = {}
+def load_weights(network: Any, state: dict[str, Any]) -> None:
+    """Puts a state dict of the tables into a module, by its own names and turned as it has them."""
+    modules = dict(network.named_modules())
+    own: dict[str, Any] = {}
+    for name, value in state.items():
+        key, _, kind = name.rpartition(".")
+        place = module_name(network, modules, {"key": key, "operation": None}) or key
+        turned = kind == "weight" and place in modules and type(modules[place]).__name__ == "Conv1D"
+        own[f"{place}.{kind}"] = value.T if turned else value
+    parameters = network.state_dict(keep_vars=True)
+    for tied, parameter in parameters.items():  # which checkpoints have once
+        others = [other for other, shared in parameters.items() if shared is parameter and other in own]
+        if others:
+            own[tied] = own[others[0]]
+    network.load_state_dict(own, strict=True)
 
-    def catch(key: str) -> Any:
+
+def run_reference(
+    network: Any, inputs: dict[str, Any], steps: list[dict[str, Any]], torch: Any
+) -> dict[int, Float32Array]:
+    """The output of the module of every step that is one, caught by forward hooks."""
+    outputs: dict[int, Float32Array] = {}
+
+    def catch(step: dict[str, Any]) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
-            if (keys[key]["settings"] or {}).get("silu"):  # one step of the plan, two modules of diffusers
+            if (step["settings"] or {}).get("silu"):  # one step of the plan, two modules of diffusers
                 value = torch.nn.functional.silu(value)
-            batched = (
-                keys[key]["operation"] != "quantize"
-            )  # which diffusers does to the pixels of all pictures in one list
-            outputs[key] = (value[0] if batched else value).detach().numpy()
+            batched = step["operation"] != "quantize"  # which diffusers does to the pixels of all pictures in one list
+            outputs[step["step"]] = (value[0] if batched else value).detach().numpy()
 
         return hook
 
-    hooks = [network.get_submodule(key.removeprefix(prefix)).register_forward_hook(catch(key)) for key in keys]
+    modules = dict(network.named_modules())
+    places = [(module_name(network, modules, step), step) for step in steps]
+    hooks = [network.get_submodule(place).register_forward_hook(catch(step)) for place, step in places if place]
     batch = {key: value[None] if key != "timestep" else value for key, value in inputs.items()}
     with torch.no_grad():
         if "latent" in batch:
@@ -200,5 +227,7 @@ def compare(
     """One layer's output beside diffusers'."""
     if hidden.ndim == 3 and expected.ndim == 2:  # an image (channels, height, width), which diffusers has as tokens
         hidden = hidden.reshape(len(hidden), -1).T
+    if hidden.ndim == 1 and expected.ndim == 2:  # the last token, of which transformers has all
+        expected = expected[-1]
     error = float(np.abs(hidden - expected).max()) if hidden.shape == expected.shape else float("nan")
     return Comparison(component, step, operation, key, float(np.abs(expected).max()), error)

@@ -3,6 +3,9 @@
 -- A view may show image_png as it was. It goes on doing so: that function is image_png without compression now.
 -- @extschema@.image_png(real[], integer) is now sql_diffusion.image_png_stored
 
+-- in place of create table sql_diffusion.models:
+alter table sql_diffusion.models alter column scheduler drop not null;
+
 -- in place of create table sql_diffusion.parameters:
 -- PostgreSQL writes the whole table anew, once for all of this.
 alter table sql_diffusion.parameters

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import convolve
+from ..layers.conv2d import Piece, convolve
 from ..layers.modules import (
     Layout,
     Network,
@@ -16,15 +16,16 @@ from ..layers.modules import (
     joined,
     lay_out_module,
     plain,
-    vector_of,
-    vector_value,
     with_norm,
     zeros_for_none,
 )
+from ..threads import get_count, parallel, share
+
+LARGE = 1 << 22  # numbers of a weight, which among those that vectors meet a vocabulary's has
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
-    if is_vector(row):
+    if row.level is None:
         weight, bias = read(row.key)
         if f"{row.key}.weight" not in layout.arrays:  # which an embedding before it has laid out and shares
             layout.arrays[f"{row.key}.turned"] = np.ascontiguousarray(weight.T)
@@ -33,17 +34,30 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
         lay_out_module(layout, read, row.key, height, width)
 
 
-def is_vector(row: PlanRow) -> bool:
-    return row.level is None and "tokens" not in row.settings
+def multiply(rows: np.ndarray, turned: np.ndarray, shared_out: bool) -> np.ndarray:
+    """(rows, in) times (in, out) -> (rows, out), the outputs shared out over threads or not."""
+    out = np.empty((len(rows), turned.shape[1]), np.float32)
+    parts = share(turned.shape[1], get_count() if shared_out else 1)
+
+    def work(part: int) -> None:
+        some = slice(*parts[part])
+        np.matmul(rows, turned[:, some], out=out[:, some])
+
+    parallel(work, len(parts))
+    return out
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    if is_vector(row):
+    if row.level is None:  # a vector or tokens: one plain product, which reads each weight once
         turned = network.arrays.get(f"{row.key}.turned")
         if turned is None:
             turned = network.arrays[f"{row.key}.weight"].T
-        hidden = vector_of(inputs[0]) @ turned + network.arrays[f"{row.key}.bias"]
-        return vector_value(hidden if len(inputs) == 1 else hidden + vector_of(inputs[1]))
+        values = joined(plain(inputs[0]))  # (batch, 1, tokens, in)
+        shared_out = "tokens" in row.settings or turned.size >= LARGE
+        hidden = multiply(values.reshape(-1, values.shape[-1]), turned, shared_out)
+        hidden += network.arrays[f"{row.key}.bias"]
+        hidden = hidden.reshape(*values.shape[:-1], -1)
+        return [Piece(hidden if len(inputs) == 1 else hidden + joined(plain(inputs[1])), None)]
     activation, norm = with_norm(inputs[0])
     residual = joined(plain(inputs[1])) if len(inputs) > 1 else None
     return convolve(activation, network.convolutions[row.key], norm, residual=residual)
