@@ -20,7 +20,11 @@ SQL = \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
 	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql sql/gpt.sql \
 	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/redraw.sql sql/verbs.sql sql/images/verbs.sql \
-	build/butterflies.sql sql/pack_bundled.sql
+	$(MODELS)
+
+# The models that come with the extension, and those of them that came after all of the older versions: an update brings these.
+MODELS     = build/butterflies.sql $(NEW_MODELS)
+NEW_MODELS = build/prompted-butterflies.sql
 
 # A file each; scripts/dispatchers.py makes of them the functions that choose among them.
 OPERATIONS = $(sort $(wildcard sql/operations/*.sql))
@@ -98,7 +102,7 @@ UPDATE = $(PYTHON3) scripts/update_script.py --from $* --to $(EXTVERSION)
 
 build/sql_diffusion--%--$(EXTVERSION).sql: tests/releases/sql_diffusion--%.sql sql/updates/sql_diffusion.sql $(SQL) scripts/update_script.py Makefile
 	@mkdir -p build
-	$(UPDATE) --release $< --by-hand sql/updates/sql_diffusion.sql $(filter-out build/butterflies.sql sql/pack_bundled.sql,$(SQL)) > $@.new && mv $@.new $@
+	($(UPDATE) --release $< --by-hand sql/updates/sql_diffusion.sql $(filter-out $(MODELS),$(SQL)) && cat $(NEW_MODELS)) > $@.new && mv $@.new $@
 
 build/sql_diffusion_numpy--%--$(EXTVERSION).sql: tests/releases/sql_diffusion_numpy--%.sql \
 		build/sql_diffusion_numpy--$(EXTVERSION).sql build/sql_diffusion--$(EXTVERSION).sql scripts/update_script.py Makefile
@@ -116,9 +120,9 @@ build/scheduler_registry.sql: $(SCHEDULERS) scripts/scheduler_registry.py
 	@mkdir -p build
 	$(PYTHON3) scripts/scheduler_registry.py $(SCHEDULERS) > $@.new && mv $@.new $@
 
-build/butterflies.sql: scripts/bundle_model.py $(wildcard models/butterflies/* models/butterflies/*/*)
+$(MODELS): build/%.sql: scripts/bundle_model.py $(wildcard models/*/* models/*/*/*)
 	@mkdir -p build
-	$(PYTHON3) scripts/bundle_model.py models/butterflies > $@.new && mv $@.new $@
+	$(PYTHON3) scripts/bundle_model.py models/$* > $@.new && mv $@.new $@
 
 .PHONY: demo test test-versions test-upgrade reference
 demo:

@@ -4,8 +4,9 @@ Standard library only, so that building the extension needs nothing but Python.
 
     python3 scripts/bundle_model.py models/butterflies > build/butterflies.sql
 
-The folder holds model_index.json, scheduler/scheduler_config.json, unet/config.json, the weights as a safetensors file
-(one of diffusers' names for it), and sql_diffusion.json: the schedule that the model is generated with by default.
+The folder holds model_index.json, scheduler/scheduler_config.json, for each network its config.json and its weights as a
+safetensors file (one of diffusers' and transformers' names for it), a tokenizer where it takes prompts, and
+sql_diffusion.json: how the model is generated with by default.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parent))
+from sql_diffusion.names import network_class, network_tensors
+from sql_diffusion.tokenizers import read_tokenizer
+
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+WEIGHT_FILES = tuple(
+    f"{name}{variant}.safetensors" for name in ("diffusion_pytorch_model", "model") for variant in ("", ".fp16")
+)
 
 
 class Tensor(NamedTuple):
@@ -89,6 +96,35 @@ def tensor_expression(tensor: Tensor | None) -> str:
     return f"sql_diffusion.tensor_from_bytes(decode('{data}', 'base64'), '{tensor.dtype}', '{shape}')"
 
 
+def tokenizer_rows(folder: Path, model: str, component: str, tokenizer_class: str) -> Iterator[str]:
+    """The SQL statements that write a tokenizer."""
+    tokenizer = read_tokenizer(folder, tokenizer_class)
+    owner = f"{quote(model)}, {quote(component)}"
+    yield (
+        "insert into sql_diffusion.tokenizers\n"
+        "       (model, component, config)\n"
+        f"values ({owner}, {quote_json(tokenizer.config)});\n"
+    )
+    tokens = [
+        f"({token.id}, decode('{token.token.hex()}', 'hex'), {str(token.ends_word).lower()})"
+        for token in tokenizer.vocabulary
+    ]
+    yield (
+        "insert into sql_diffusion.vocabulary\n"
+        "       (model, component, id, token, ends_word)\n"
+        f"select {owner}, v.id, v.token, v.ends_word\n"
+        "from (values " + ",\n             ".join(tokens) + ") v (id, token, ends_word);\n"
+    )
+    yield (
+        "insert into sql_diffusion.merges\n"
+        "       (model, component, first, second, rank, merged)\n"
+        f"select {owner}, m.first, m.second, m.rank, m.merged\n"
+        "from (values "
+        + ",\n             ".join(str(tuple(merge)) for merge in tokenizer.merges)
+        + ") m (first, second, rank, merged);\n"
+    )
+
+
 def bundle(folder: Path, name: str) -> Iterator[str]:
     """The SQL statements, in the order in which they must run."""
 
@@ -97,7 +133,8 @@ def bundle(folder: Path, name: str) -> Iterator[str]:
         return content
 
     index = read_json("model_index.json")
-    networks = [part for part in index if not part.startswith("_") and part != "scheduler"]
+    parts = {name: part[1] for name, part in index.items() if isinstance(part, list) and part[1] is not None}
+    networks = [name for name, part in parts.items() if name != "scheduler" and "Tokenizer" not in part]
     files = {network: find_weights(folder / network) for network in networks}
     # as `sql-diffusion load` says it: what `sha256sum` prints for one file; of several, of their digests one after the other
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files.values())]
@@ -120,12 +157,14 @@ def bundle(folder: Path, name: str) -> Iterator[str]:
     )
     for network, file in files.items():
         config = read_json(network, "config.json")
+        tensors: Any = read_safetensors(file)
+        tensors = network_tensors(network_class(config) or "", tensors)
         yield (
             "insert into sql_diffusion.components\n"
             "       (model, component, config)\n"
             f"values ({quote(name)}, {quote(network)}, {quote_json(config)});\n"
         )
-        for key, weight, bias in modules(read_safetensors(file)):
+        for key, weight, bias in modules(tensors):
             yield (
                 "insert into sql_diffusion.parameters\n"
                 "       (model, component, key, weight, bias)\n"
@@ -133,6 +172,10 @@ def bundle(folder: Path, name: str) -> Iterator[str]:
                 f"        {tensor_expression(weight)},\n"
                 f"        {tensor_expression(bias)});\n"
             )
+    for part in parts:
+        if "Tokenizer" in parts[part]:
+            yield from tokenizer_rows(folder / part, name, part, parts[part])
+    yield f"select sql_diffusion.pack({quote(name)});\n"
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """How far pictures show what their prompts ask for: a classifier that knows drawn butterflies looks at what a database makes.
 
     python scripts/evaluate_prompts.py classifier                      # learns from drawings, and says how often it is right
-    python scripts/evaluate_prompts.py pictures --model prompted       # 200 prompts that nobody learned from, by attribute
+    python scripts/evaluate_prompts.py pictures       # 200 prompts that nobody learned from, by attribute
 
 An attribute that a prompt leaves open is not counted. What the classifier itself gets wrong in drawings is printed beside it.
+Below stands the Frechet distance to drawings, in the feature space of evaluate_butterflies.py, of as many held-out drawings and of
+the pictures.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ from torch.nn.functional import cross_entropy
 
 from describe_butterflies import CLASSES, choose_look, describe, draw_described, encode_named
 from draw_butterflies import grid_picture
+from evaluate_butterflies import embed, fit_space, frechet_distance
 from sql_diffusion.training import Optimization, step_generator
 from train_prompts import RUN, Run, learned_from, load_pictures, optimize
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 SIZES = [len(classes) for classes in CLASSES.values()]
 FIRST_SEED = 1_000_000  # of drawings and prompts that nobody learned from
+COMPARED = 2000  # drawings, of those that were learned from, that pictures are compared with
 
 
 def new_classifier() -> nn.Module:
@@ -53,7 +57,7 @@ def classify(network: Any, pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 @app.command()
 def classifier(
-    run: Run = RUN, steps: int = 4000, batch: int = 32, learning_rate: float = 1e-3, every: int = 250
+    run: Run = RUN, steps: int = 2000, batch: int = 32, learning_rate: float = 1e-3, every: int = 250
 ) -> None:
     """Train the classifier on the described drawings of the run's folder."""
     torch.manual_seed(0)
@@ -120,7 +124,7 @@ def ask(prompts: list[str], model: str, database: str, batch: int = 10) -> NDArr
 @app.command("pictures")
 def evaluate(
     run: Run = RUN,
-    model: str = "prompted",
+    model: str = "prompted-butterflies",
     count: Annotated[int, typer.Option(help="Prompts.", min=1)] = 200,
     database: Annotated[str, typer.Option(help="Connection string; the rest is libpq's PG* settings.")] = "",
     grid: Annotated[Path | None, typer.Option(help="A PNG of the first 36 pictures.")] = None,
@@ -141,6 +145,11 @@ def evaluate(
         asked = named[:, number] > 0
         right = (found[asked, number] + 1 == named[asked, number]).mean() if asked.any() else float("nan")
         print(f"| {name} | {asked.sum()} | {right:.1%} | {known[number]:.1%} |")
+    drawn = load_pictures(run)[0][:COMPARED].permute(0, 2, 3, 1).numpy()
+    space = fit_space(drawn)
+    print("\n| | frechet |\n| --- | ---: |")
+    for name, some in (("held-out drawings", drawings), ("pictures", pictures)):
+        print(f"| {name} | {frechet_distance(embed(space, drawn), embed(space, some)):.1f} |")
     wrong = [
         {
             "seed": seed,

@@ -2,12 +2,12 @@
 
 Its parts are trained one by one, each by a command that can be stopped and resumed. Needs the `train` extra.
 
-    python scripts/describe_butterflies.py --count 10000 build/prompts/described.npz
+    python scripts/describe_butterflies.py --count 8000 build/prompts/described.npz
     python scripts/train_prompts.py text       # the tokenizer, and the text encoder, which learns to tell what captions name
     python scripts/train_prompts.py decoder    # latents to pictures
     python scripts/train_prompts.py unet       # noise to latents, given the text encoder's states
     python scripts/train_prompts.py encoder    # pictures to latents
-    python scripts/train_prompts.py assemble models/prompted
+    python scripts/train_prompts.py assemble models/prompted-butterflies
     python scripts/evaluate_prompts.py ...
 
 The latents are not learned: they are the first principal components of the pictures' blocks of 8x8 pixels (`blocks`). So
@@ -105,7 +105,7 @@ def captions_of(rng: np.random.Generator, count: int) -> tuple[list[str], torch.
 
 @app.command()
 def text(
-    run: Run = RUN, steps: Steps = 3000, batch: Batch = 96, rate: Rate = 2e-3, every: int = 500, count: int = 30000
+    run: Run = RUN, steps: Steps = 2500, batch: Batch = 96, rate: Rate = 2e-3, every: int = 500, count: int = 30000
 ) -> None:
     """The tokenizer, and the text encoder: its states from a caption's end on must tell all that the caption names."""
     torch.manual_seed(0)
@@ -202,7 +202,7 @@ def new_autoencoder() -> AutoencoderTiny:
 
 @app.command()
 def decoder(
-    run: Run = RUN, steps: Steps = 8000, batch: Batch = 8, rate: Rate = 1e-3, every: int = 200, crop: int = 10
+    run: Run = RUN, steps: Steps = 5000, batch: Batch = 8, rate: Rate = 1e-3, every: int = 200, crop: int = 10
 ) -> None:
     """Latents to pictures: crops of 10x10 latents, with a little noise, as those that the U-Net makes will have."""
     torch.manual_seed(0)
@@ -237,7 +237,7 @@ def decoder(
 
 
 @app.command()
-def encoder(run: Run = RUN, steps: Steps = 2000, batch: Batch = 8, rate: Rate = 2e-3, every: int = 200) -> None:
+def encoder(run: Run = RUN, steps: Steps = 1500, batch: Batch = 8, rate: Rate = 2e-3, every: int = 200) -> None:
     """Pictures to latents, which are known."""
     vae = AutoencoderTiny.from_pretrained(run / "vae")
     vae.decoder.requires_grad_(False)
@@ -273,11 +273,11 @@ def encoder(run: Run = RUN, steps: Steps = 2000, batch: Batch = 8, rate: Rate = 
 @app.command()
 def unet(
     run: Run = RUN,
-    steps: Steps = 12000,
+    steps: Steps = 15000,
     batch: Batch = 16,
     rate: Rate = 1e-3,
     every: int = 250,
-    channels: str = "48,96",
+    channels: str = "32,64",
     captions: Annotated[int, typer.Option(help="Captions of each picture.", min=1)] = 4,
 ) -> None:
     """Noise to latents, given the states of the text encoder, which stays what it is."""

@@ -1,4 +1,4 @@
--- What pg_dump saves of an extension's tables: the models that were loaded; the bundled one comes back with CREATE EXTENSION.
+-- What pg_dump saves of an extension's tables: the models that were loaded; the bundled ones come back with CREATE EXTENSION.
 -- Not a part of the plain script (scripts/managed_sql.py), whose tables pg_dump saves as any others.
 select pg_extension_config_dump('sql_diffusion.models', 'where not bundled');
 select pg_extension_config_dump('sql_diffusion.components',

@@ -1,10 +1,17 @@
 -- The pipelines: noise, then the network and one update of the sampler for each step of the schedule.
 
+create function sql_diffusion.bundled_model(prompted boolean) returns text
+language sql stable parallel safe
+return (select min(m.name collate "C")
+        from sql_diffusion.models m
+        where m.bundled
+          and prompted = exists (select from sql_diffusion.components c where c.model = m.name and c.component = 'text_encoder'));
+comment on function sql_diffusion.bundled_model(boolean) is 'The model that comes with the extension and takes a prompt, or takes none; NULL where it was deleted.';
+
 create function sql_diffusion.default_model() returns text
 language sql stable parallel safe
-return coalesce(nullif(current_setting('sql_diffusion.model', true), ''),
-                (select m.name from sql_diffusion.models m where m.bundled));
-comment on function sql_diffusion.default_model() is 'The model that is used where none is named: the setting sql_diffusion.model, else the bundled one.';
+return coalesce(nullif(current_setting('sql_diffusion.model', true), ''), sql_diffusion.bundled_model(false));
+comment on function sql_diffusion.default_model() is 'The model that is used where none is named and there is no prompt: the setting sql_diffusion.model, else the bundled one that takes none.';
 
 create function sql_diffusion.generation_schedule(model text, num_inference_steps int default null, timesteps int[] default null,
     scheduler text default null, eta real default null, strength double precision default 1) returns setof sql_diffusion.schedule_step

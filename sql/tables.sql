@@ -23,10 +23,10 @@ comment on column sql_diffusion.models.source is 'the repository that the checkp
 comment on column sql_diffusion.models.revision is 'the revision of the repository, where there is one';
 comment on column sql_diffusion.models.sha256 is 'the SHA-256 of the file of weights; of the concatenated digests, in file order, where there are several files';
 comment on column sql_diffusion.models.loaded_at is 'when it was loaded';
-comment on column sql_diffusion.models.bundled is 'true for the model that comes with the extension, which dumps leave out. Whoever may delete models may delete it too; drop extension and create extension bring it back';
+comment on column sql_diffusion.models.bundled is 'true for a model that comes with the extension, which dumps leave out. Whoever may delete models may delete it too; drop extension and create extension bring it back';
 
-create unique index models_one_bundled on sql_diffusion.models (bundled) where bundled;
-comment on index sql_diffusion.models_one_bundled is 'At most one model comes with the extension.';
+create unique index models_one_bundled on sql_diffusion.models (pipeline) where bundled;
+comment on index sql_diffusion.models_one_bundled is 'At most one model of a pipeline comes with the extension: so there is one where none is named.';
 
 create table sql_diffusion.components (
   model      text not null references sql_diffusion.models (name) on update cascade on delete cascade,

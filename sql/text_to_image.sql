@@ -4,17 +4,9 @@
 
 create function sql_diffusion.default_text_model() returns text
 language sql stable parallel safe
-return coalesce(nullif(current_setting('sql_diffusion.model', true), ''),
-                (select m.name
-                 from sql_diffusion.models m
-                      join sql_diffusion.components c on c.model = m.name
-                 where m.bundled
-                   and c.component = 'text_encoder'
-                 order by m.name collate "C"
-                 limit 1),
-                sql_diffusion.default_model());
+return coalesce(nullif(current_setting('sql_diffusion.model', true), ''), sql_diffusion.bundled_model(true));
 comment on function sql_diffusion.default_text_model() is
-  'The model that text_to_image uses where none is named: the setting sql_diffusion.model, else a bundled one that takes a prompt.';
+  'The model that text_to_image uses where none is named: the setting sql_diffusion.model, else the bundled one that takes a prompt.';
 
 create function sql_diffusion.default_model(prompt text) returns text
 language sql stable parallel safe

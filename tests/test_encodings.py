@@ -171,7 +171,7 @@ def test_the_helper_in_a_database_of_any_encoding(odd_database: tuple[str, str],
     assert said.startswith(f"Loaded {model}: ")
     assert f"\n{model} " in command.succeed(name, "list")
     listed = json.loads(command.succeed(name, "list", "--json"))
-    assert [each["name"] for each in listed] == sorted(["butterflies", model], key=str.encode)
+    assert [each["name"] for each in listed] == sorted(["butterflies", "prompted-butterflies", model], key=str.encode)
     shown = json.loads(command.succeed(name, "show", model, "--json"))
     assert shown["name"] == model and shown["plan"][0]["operation"] == "input"
     found = json.loads(command.succeed(name, "doctor", "--json"))

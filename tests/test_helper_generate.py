@@ -105,7 +105,6 @@ def test_a_class(db: str, tmp_path: Path) -> None:
     [
         (["--model", "words"], 'model "words" takes a prompt'),
         (["--prompt", "a moth", "--model", "butterflies"], 'model "butterflies" takes no prompt'),
-        (["--prompt", "a moth"], 'model "butterflies" takes no prompt'),  # no other is bundled
         (["--prompt", "a moth", "--model", "words", "--size", "17x16"], "width is 17, expected a positive multiple of 2"),
         (["--prompt", "a moth", "--model", "words", "--guidance", "nan"], "guidance_scale is NaN"),
         (["--model", "classes"], "class_label is null, expected from 0 to 4"),

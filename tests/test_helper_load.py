@@ -76,11 +76,31 @@ def model(db: str, name: str) -> dict[str, Any]:
     with psycopg.connect(dbname=db, row_factory=psycopg.rows.dict_row) as own:
         found = own.execute(
             "select m.*, c.config from sql_diffusion.models m join sql_diffusion.components c on c.model = m.name "
-            "where m.name = %s",
+            "where m.name = %s order by c.component",
             [name],
         ).fetchone()
     assert found is not None
     return found
+
+
+def tokens(db: str, name: str) -> list[Any]:
+    """A model's tokenizers: their settings, tokens and merges."""
+    with psycopg.connect(dbname=db) as own:
+        return own.execute(
+            """select t.component, t.config,
+                      array(select (v.id, v.token, v.ends_word)::text
+                            from sql_diffusion.vocabulary v
+                            where (v.model, v.component) = (t.model, t.component)
+                            order by v.id),
+                      array(select (m.first, m.second, m.rank, m.merged)::text
+                            from sql_diffusion.merges m
+                            where (m.model, m.component) = (t.model, t.component)
+                            order by m.rank)
+               from sql_diffusion.tokenizers t
+               where t.model = %s
+               order by t.component""",
+            [name],
+        ).fetchall()
 
 
 def names(db: str) -> list[str]:
@@ -121,11 +141,14 @@ def test_defaults_come_from_a_file(db: str, pipeline: Path) -> None:
     assert "steps" in command.fail(db, 4, "load", pipeline, "--name", "other")
 
 
-def test_the_bundled_model_is_what_load_makes_of_its_folder(db: str) -> None:
+@pytest.mark.parametrize("name", ["butterflies", "prompted-butterflies"])
+def test_a_bundled_model_is_what_load_makes_of_its_folder(db: str, name: str) -> None:
     """Two ways into the tables, one by SQL and one by COPY, and the same rows."""
-    command.succeed(db, "load", Path(__file__).parent.parent / "models" / "butterflies", "--name", "again")
-    assert rows(db, "again") == rows(db, "butterflies")
-    again, bundled = model(db, "again"), model(db, "butterflies")
+    command.succeed(db, "load", Path(__file__).parent.parent / "models" / name, "--name", "again")
+    assert rows(db, "again") == rows(db, name)
+    assert tokens(db, "again") == tokens(db, name)
+    assert bool(tokens(db, name)) == (name == "prompted-butterflies")
+    again, bundled = model(db, "again"), model(db, name)
     for column in ("pipeline", "scheduler", "defaults", "config", "sha256"):
         assert again[column] == bundled[column], column
 

@@ -87,7 +87,7 @@ def old_version(request: pytest.FixtureRequest) -> Iterator[str]:
     folder = Path(sharedir) / "extension"
     if not os.access(folder, os.W_OK):
         pytest.skip(f"older versions are put into {folder}, which only its owner can write")
-    model = [ROOT / "build" / "butterflies.sql", ROOT / "sql" / "pack_bundled.sql"]
+    model = [ROOT / "build" / "butterflies.sql"]
     parts = {
         f"sql_diffusion--{version}.sql": [RELEASES / f"sql_diffusion--{version}.sql", *model],
         f"sql_diffusion_numpy--{version}.sql": [RELEASES / f"sql_diffusion_numpy--{version}.sql"],

@@ -13,7 +13,8 @@ import psycopg
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, GPT2Tokenizer
 
-from sql_diffusion.tokenizers import read_tokenizer, write_tokenizer
+from sql_diffusion.tokenizer_tables import write_tokenizer
+from sql_diffusion.tokenizers import read_tokenizer
 
 CODES = [code for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
 MARKS = [code for code in CODES if unicodedata.combining(chr(code))]

@@ -7,7 +7,6 @@ with a variant (diffusion_pytorch_model.fp16.safetensors), in one file or in sha
 fourth: the file that holds a whole pipeline.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from rich.progress import Progress
 
 from .errors import Problem, enumerate_some
 from .hub import Source, folder_source, open_source
+from .json_files import read_json
 from .names import Tensors, network_class, network_tensors
 from .tensors import Float32Array, Tensor, read_header, read_tensor
 
@@ -353,19 +353,6 @@ def read_index(source: Source, index: str, content: dict[str, Any]) -> list[str]
     if absent := [shard for shard in shards if shard not in source.names]:
         raise Problem(f"{index} names shards that are not there: {enumerate_some(absent)}", "Fetch them too.")
     return shards
-
-
-def read_json(path: Path, name: str) -> dict[str, Any]:
-    """A JSON object; the error names the file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise Problem(f"{name} is not JSON: {error}", "Fetch it again, or mend it by hand.") from error
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or error}", "Check its permissions.") from error
-    if not isinstance(content, dict):
-        raise Problem(f"{name} holds a JSON {type(content).__name__}, and an object was expected", "Fetch it again.")
-    return content
 
 
 def read_headers(files: list[Path]) -> Tensors:

@@ -21,11 +21,11 @@ from .checkpoint import (
     match_modules,
     open_checkpoint,
     read_headers,
-    read_json,
 )
 from .database import Connection
 from .errors import USAGE, Problem
 from .hub import Source, open_source
+from .json_files import read_json
 from .models import check_configuration, check_name, module_bytes, write_model
 from .tensors import NAMES, sha256
 from .tokenizers import FILES as TOKENIZER_FILES

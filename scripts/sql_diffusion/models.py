@@ -13,7 +13,8 @@ from .checkpoint import Checkpoint, ExpectedModule, Module, read_weight
 from .database import Connection
 from .errors import MODEL, Problem
 from .tensors import read_tensor
-from .tokenizers import Tokenizer, write_tokenizer
+from .tokenizer_tables import write_tokenizer
+from .tokenizers import Tokenizer
 
 COMPONENT = "unet"
 

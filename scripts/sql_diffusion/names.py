@@ -5,11 +5,12 @@ text encoders of CLIP with text_model. before their modules or, since its versio
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .tensors import Tensor
+if TYPE_CHECKING:  # it takes NumPy, and what is read here takes the standard library alone
+    from .tensors import Tensor
 
-Tensors = dict[str, Tensor]  # by name
+Tensors = dict[str, "Tensor"]  # by name
 
 WRAPPERS = ("module.", "_orig_mod.", "ema_model.", "ema.")
 

@@ -23,10 +23,10 @@ from .checkpoint import (
     choose_weights,
     find_tokenizers,
     read_index,
-    read_json,
 )
 from .errors import USAGE, Problem
 from .hub import Source, open_file, open_source
+from .json_files import read_json
 from .names import Tensors, network_class, network_tensors, unwrap
 from .tensors import Tensor, read_header
 

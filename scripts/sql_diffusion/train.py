@@ -36,7 +36,7 @@ from .database import Connection
 from .errors import INTERRUPTED, USAGE, Problem
 from .load import Loaded, Request
 from .load import load as load_checkpoint
-from .tokenizers import save_tokenizer
+from .tokenizer_tables import save_tokenizer
 from .training import (
     Optimization,
     Trainer,

@@ -60,7 +60,8 @@ language sql stable parallel safe
 begin atomic
   select case
            when model is null
-           then sql_diffusion.fail('model is null, expected the name of a model')
+           then sql_diffusion.fail('model is null, expected the name of a model',
+                                   'The models that are loaded: select name from sql_diffusion.models.')
            when not exists (select from sql_diffusion.models m where m.name = tokenizer_config.model)
            then sql_diffusion.fail(format('model "%s" does not exist', model),
                                    'The models that are loaded: select name from sql_diffusion.models.', '42704')

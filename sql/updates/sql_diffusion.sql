@@ -14,6 +14,10 @@ alter table sql_diffusion.parameters
   add column weight_shape int[] generated always as (sql_diffusion.shape(weight)) stored,
   add column bias_shape int[] generated always as (sql_diffusion.shape(bias)) stored;
 
+-- first:
+select sql_diffusion.fail('a model is named "prompted-butterflies", as the one that this version brings is', 'Give it another name first: update sql_diffusion.models set name = ''...'' where name = ''prompted-butterflies''', '55000')
+where exists (select from sql_diffusion.models m where m.name = 'prompted-butterflies');
+
 -- first, from 1.0.0:
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
 
