@@ -31,7 +31,10 @@ async function examples() {
   });
 }
 
-const seeds = [...read.matchAll(/src="(doc\/pictures\/butterfly-(\d+)\.png)"/g)].map(([, path, seed]) => ({ path: join(dirname(readme), path), seed }));
+/** The pictures of the README to begin with: three of prompts, which stand for them there, and those of seeds alone. */
+const pictured = [...read.matchAll(/src="(doc\/pictures\/(prompt|butterfly)-(\d+)\.png)"[^>]* alt="([^"]*)"/g)]
+  .map(([, path, kind, seed, alt]) => ({ path: join(dirname(readme), path), name: `${kind}-${seed}`, seed, prompt: kind === "prompt" ? alt : "" }));
+const shown = [...pictured.filter(({ prompt }) => prompt).slice(0, 3), ...pictured.filter(({ prompt }) => !prompt)];
 
 await rm(folder, { recursive: true, force: true });
 await mkdir(folder, { recursive: true });
@@ -83,8 +86,8 @@ const page = await put("page", "js", await script("page", {
 const style = await put("page", "css", (await build({ ...common, entryPoints: [join(here, "source/page.css")] })).outputFiles[0].contents);
 const icon = await put("butterfly", "svg", await readFile(join(here, "source/butterfly.svg")));
 
-const pictures = await Promise.all(seeds.map(async ({ path, seed }) => put(`butterfly-${seed}`, "png", halved(await readFile(path)))));
-const gallery = seeds.map(({ seed }, at) => `<button type="button" data-seed="${seed}"><img src="${pictures[at]}" width="64" height="64" alt="">${seed}</button>`);
+const pictures = await Promise.all(shown.map(async ({ path, name }) => put(name, "png", halved(await readFile(path)))));
+const gallery = shown.map(({ seed, prompt }, at) => `<button type="button" data-seed="${seed}" data-prompt="${prompt}"><img src="${pictures[at]}" width="64" height="64" alt=""><span>${prompt || seed}</span></button>`);
 
 const html = (await readFile(join(here, "source/index.html"), "utf8"))
   .replaceAll("page.css", style)

@@ -1,6 +1,6 @@
 // A data directory in which the extension is made, as a tar: what the page starts from, instead of initdb and CREATE EXTENSION.
 //
-// The packed kernels are left out: they are ten times the parameters that they are made of, and made in two seconds.
+// The packed kernels are left out: they are ten times the parameters that they are made of, and made in seconds.
 
 import { PGlite } from "@electric-sql/pglite";
 
@@ -25,7 +25,7 @@ export async function packedDatabase(bundle) {
   const value = async (query) => Object.values((await database.query(query)).rows[0])[0];
 
   await database.exec("create extension sql_diffusion");
-  await database.exec("truncate sql_diffusion.packed_kernels");
+  await database.exec("truncate sql_diffusion.packed_layers cascade");
   const settings = [
     // What does not fit into work_mem goes to a file, and files are memory too.
     "work_mem = '128MB'",

@@ -153,8 +153,8 @@ class Database extends EventTarget {
     return (await this.#run({ kind: "query", query, own: false }, hooks)) as Result[];
   }
 
-  async paint(schedule: string, steps: string, hooks: Hooks): Promise<void> {
-    await this.#run({ kind: "paint", schedule, steps }, hooks);
+  async paint(model: string, schedule: string, steps: string, hooks: Hooks): Promise<void> {
+    await this.#run({ kind: "paint", model, schedule, steps }, hooks);
   }
 
   #end(): void {

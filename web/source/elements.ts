@@ -38,6 +38,9 @@ export function announce(text: string): void {
   byId("announce").textContent = text;
 }
 
+/** What a call takes for its model where it names none. */
+export const defaultModel = (prompt: string) => (prompt ? "sql_diffusion.default_text_model()" : "sql_diffusion.default_model()");
+
 /** As PostgreSQL writes a text. */
 export const literal = (text: string) => `'${text.replaceAll("'", "''")}'`;
 

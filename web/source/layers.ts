@@ -2,9 +2,9 @@
 
 import { database, Stopped } from "./database";
 import { highlighted } from "./editor";
-import { announce, byId, enable, make, seconds, show } from "./elements";
+import { announce, byId, defaultModel, enable, make, seconds, show } from "./elements";
 import type { Tensor } from "./messages";
-import { before } from "./paint";
+import { before, prompt } from "./paint";
 import { planes } from "./query";
 import { heat, statistics, tensorText } from "./tensor";
 
@@ -24,19 +24,35 @@ const detail = byId("layer");
 const status = byId("pass-status");
 const pass = byId<HTMLButtonElement>("pass");
 
+/** The plan of the model with a prompt, and of the one without. */
+const plans = new Map<boolean, Row[]>();
 let plan: Row[] = [];
 let outputs = new Map<number, Tensor>();
 let over = "";
 let current = 0;
 
 async function list(): Promise<void> {
-  const { rows } = await database.ask(
-    "select step, operation, key, inputs::text, in_channels, out_channels, level, settings::text\nfrom sql_diffusion.plan(sql_diffusion.default_model())",
-  );
-  plan = rows.map(([step, operation, key, inputs, from, to, level, settings]) => ({
-    step: Number(step), operation: String(operation), key: String(key ?? ""), inputs: String(inputs), from: Number(from), to: Number(to),
-    level: level === null ? undefined : Number(level), settings: String(settings ?? ""),
-  }));
+  for (const text of ["", "a prompt"]) {
+    const { rows } = await database.ask(
+      `select step, operation, key, inputs::text, in_channels, out_channels, level, settings::text\nfrom sql_diffusion.plan(${defaultModel(text)})`,
+    );
+    plans.set(text !== "", rows.map(([step, operation, key, inputs, from, to, level, settings]) => ({
+      step: Number(step), operation: String(operation), key: String(key ?? ""), inputs: String(inputs), from: Number(from), to: Number(to),
+      level: level === null ? undefined : Number(level), settings: String(settings ?? ""),
+    })));
+  }
+  turn();
+}
+
+/** To the plan of the network that paints the picture that is shown. */
+function turn(): void {
+  const wanted = plans.get(prompt() !== "");
+  if (!wanted || wanted === plan) return;
+  plan = wanted;
+  outputs = new Map();
+  current = 0;
+  status.textContent = "";
+  detail.replaceChildren(make("p", { class: "hint" }, "Choose a row."));
   body.replaceChildren(...plan.map((row) => {
     const button = make("button", { type: "button", click: () => void choose(row) }, row.operation);
     button.setAttribute("aria-label", `Step ${row.step}, ${row.operation} ${row.key}`);
@@ -103,11 +119,17 @@ async function run(): Promise<void> {
     let sample: string;
     if (chosen) sample = tensorText(chosen.sample);
     else {
-      const { rows } = await database.ask("select sample\nfrom sql_diffusion.randn(sql_diffusion.manual_seed(4), array[3, 64, 64])");
+      const { rows } = await database.ask(
+        `select sample\nfrom sql_diffusion.randn(sql_diffusion.manual_seed(4), sql_diffusion.sample_shape(sql_diffusion.component_config(${defaultModel(prompt())})))`,
+      );
       sample = tensorText(rows[0]![0] as Tensor);
     }
     const timestep = chosen?.timestep ?? 999;
-    const { rows } = await database.ask("select step, hidden\nfrom sql_diffusion.unet_steps($1::real[], $2::double precision, sql_diffusion.default_model())", [sample, timestep]);
+    const model = defaultModel(prompt());
+    const told = prompt() ? [`\n  sql_diffusion.text_encoder(sql_diffusion.tokenize($3, ${model}, 'tokenizer'), ${model})`] : [];
+    const { rows } = await database.ask(
+      `select step, hidden\nfrom sql_diffusion.unet_steps(${["$1::real[], $2::double precision", model, ...told].join(", ")})`, [sample, timestep, ...(prompt() ? [prompt()] : [])],
+    );
     over = `${chosen?.name ?? "the noise of seed 4"}, at timestep ${timestep}`;
     outputs = new Map(rows.map(([step, hidden]) => [Number(step), hidden as Tensor]));
     [...body.rows].forEach((line, at) => {
@@ -131,6 +153,7 @@ export function prepare(): void {
   pass.addEventListener("click", () => void run());
   database.addEventListener("state", () => {
     enable(pass, database.state === "absent" || database.state === "ready");
+    turn();
   });
 }
 

@@ -26,20 +26,22 @@ export interface Start {
   module: WebAssembly.Module | ArrayBuffer;
   share: Blob;
   database: Blob;
-  /** whether the database comes from the server, and its kernels are to be packed */
+  /** whether the database comes from the server, so that none is kept yet */
   fresh: boolean;
 }
 
 export type Ask =
   | { id: number; kind: "start"; start: Start }
   | { id: number; kind: "query"; query: string; parameters?: (string | number)[]; own: boolean }
-  | { id: number; kind: "paint"; schedule: string; steps: string };
+  | { id: number; kind: "paint"; model: string; schedule: string; steps: string };
 
 export interface Step {
   step: number;
   timestep: number;
   sample: Tensor;
   guess: Tensor;
+  /** of latents: what sample and guess look like, values from 0 to 1 */
+  previews?: [Tensor, Tensor];
   seconds: number;
 }
 

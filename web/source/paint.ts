@@ -2,9 +2,9 @@
 
 import { megabytes } from "./assets";
 import { database, Stopped } from "./database";
-import { announce, byId, enable, literal, make, save, seconds, show } from "./elements";
+import { announce, byId, defaultModel, enable, literal, make, save, seconds, show } from "./elements";
 import type { Step, Tensor } from "./messages";
-import { picture } from "./tensor";
+import { picture, tensorText } from "./tensor";
 
 const canvas = byId<HTMLCanvasElement>("picture");
 const caption = byId("caption");
@@ -17,20 +17,27 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const field = (name: string) => settings.elements.namedItem(name) as HTMLInputElement;
 
-let seed = "4";
+let painted: Settings = { prompt: "", seed: "", steps: "", sampler: "" };
 let taken: Step[] = [];
 let chosen = -1;
+
+const named = ({ prompt, seed }: Settings) => (prompt ? `“${prompt}”, seed ${seed}` : `Seed ${seed}`);
+const described = ({ prompt, seed }: Settings) => `${prompt || "A butterfly"}, seed ${seed}`;
+
+/** The prompt of the picture that is shown, "" where there is none. */
+export const prompt = () => painted.prompt;
 
 /** The sample that a pass is made over: what the chosen step began with. */
 export function before(): { sample: Tensor; timestep: number; name: string } | undefined {
   const [at, step] = [chosen, taken[chosen]];
   if (!step) return undefined;
   const earlier = taken[at - 1];
-  return { sample: earlier?.sample ?? step.sample, timestep: step.timestep, name: earlier ? `seed ${seed}, after step ${earlier.step}` : `seed ${seed}, step ${step.step}` };
+  return { sample: earlier?.sample ?? step.sample, timestep: step.timestep, name: `${named(painted)}, ${earlier ? `after step ${earlier.step}` : `step ${step.step}`}` };
 }
 
 const guesses = () => (settings.elements.namedItem("view") as RadioNodeList).value === "guess";
-const shown = (step: Step) => picture(guesses() ? step.guess : step.sample, -1, 1);
+const look = ({ previews, sample, guess }: Step, guessed: boolean) => (previews ? picture(previews[guessed ? 1 : 0], 0, 1) : picture(guessed ? guess : sample, -1, 1));
+const shown = (step: Step) => look(step, guesses());
 
 // One picture becomes the next within half a second, where motion is welcome.
 let last: ImageData | undefined;
@@ -60,12 +67,12 @@ function choose(at: number): void {
   if (!step) return;
   chosen = at;
   [...strip.querySelectorAll("button")].forEach((button, place) => button.setAttribute("aria-pressed", String(place === at)));
-  draw(shown(step), `Seed ${seed}, step ${step.step}`);
+  draw(shown(step), `${named(painted)}, step ${step.step}`);
   // What the network takes for the end lies beside the sample, until the sample is that itself.
   const inset = byId("guess");
   inset.hidden = guesses() || step.step === strip.childElementCount;
-  show(picture(step.guess, -1, 1), `What the network takes for the end, at step ${step.step}`, inset.querySelector("canvas")!);
-  caption.textContent = `Seed ${seed}, step ${step.step} of ${strip.childElementCount}, timestep ${step.timestep}`;
+  show(look(step, true), `What the network takes for the end, at step ${step.step}`, inset.querySelector("canvas")!);
+  caption.textContent = `${named(painted)}, step ${step.step} of ${strip.childElementCount}, timestep ${step.timestep}`;
 }
 
 function place(timestep: number, at: number): void {
@@ -82,24 +89,26 @@ function fill(step: Step, at: number): void {
 }
 
 interface Settings {
+  prompt: string;
   seed: string;
   steps: string;
   sampler: string;
-  prompt: string;
 }
 
 function read(): Settings {
-  return { seed: field("seed").value.trim(), steps: field("steps").value.trim(), sampler: field("sampler").value, prompt: byId("prompt-field").hidden ? "" : field("prompt").value.trim() };
+  return { prompt: field("prompt").value.trim(), seed: field("seed").value.trim(), steps: field("steps").value.trim(), sampler: field("sampler").value };
 }
 
-/** The queries of a picture: its schedule, and its steps. */
-function queries({ seed, steps, sampler, prompt }: Settings): [string, string] {
-  const named = [steps && `num_inference_steps => ${Number(steps)}`, sampler && `scheduler => ${literal(sampler)}`].filter(Boolean);
-  const model = prompt ? "sql_diffusion.default_text_model()" : "sql_diffusion.default_model()";
-  const given = [prompt && literal(prompt), BigInt(seed).toString(), ...named].filter(Boolean);
+/** A picture's model, and its queries: its schedule, and its steps. Those with a prompt are latents, of which there is a preview. */
+function queries({ seed, steps, sampler, prompt }: Settings): [string, string, string] {
+  const settings = [steps && `num_inference_steps => ${Number(steps)}`, sampler && `scheduler => ${literal(sampler)}`].filter(Boolean);
+  const model = defaultModel(prompt);
+  const given = [prompt && literal(prompt), BigInt(seed).toString(), ...settings].filter(Boolean);
+  const previews = prompt && ",\n       sql_diffusion.latent_preview(sample), sql_diffusion.latent_preview(pred_original_sample)";
   return [
-    `select step, timestep\nfrom sql_diffusion.generation_schedule(${[model, ...named].join(", ")})`,
-    `select step, timestep, sample, pred_original_sample\nfrom ${prompt ? "text_to_image_steps" : "ddpm_steps"}(${given.join(", ")})`,
+    model,
+    `select step, timestep\nfrom sql_diffusion.generation_schedule(${[model, ...settings].join(", ")})`,
+    `select step, timestep, sample, pred_original_sample${previews}\nfrom ${prompt ? "text_to_image_steps" : "ddpm_steps"}(${given.join(", ")})`,
   ];
 }
 
@@ -111,7 +120,7 @@ function address(of: Settings): string {
 function recall(): boolean {
   const parameters = new URLSearchParams(location.hash.slice(1));
   if (!/^-?[0-9]{1,18}$/.test(parameters.get("seed") ?? "")) return false;
-  for (const name of ["seed", "steps", "sampler", "prompt"]) {
+  for (const name of ["prompt", "seed", "steps", "sampler"]) {
     const value = parameters.get(name) ?? "";
     if (name === "sampler" && value && ![...byId<HTMLSelectElement>("sampler").options].some((option) => option.value === value)) {
       byId("sampler").append(new Option(value, value));
@@ -141,6 +150,19 @@ function tick(total: number): void {
   ticking = setInterval(move, 250);
 }
 
+/** The picture that an autoencoder makes of the last latent, in the place of the last step's preview. */
+async function decode(): Promise<void> {
+  rest();
+  progress.removeAttribute("value");
+  announce((status.textContent = "Making the picture of the latent"));
+  const at = taken.length - 1;
+  const { rows } = await database.ask(`select sql_diffusion.finished_image($1::real[], ${defaultModel(painted.prompt)})`, [tensorText(taken[at]!.sample)]);
+  const image = rows[0]![0] as Tensor;
+  taken[at]!.previews = [image, image];
+  fill(taken[at]!, at);
+  if (chosen === at) choose(at);
+}
+
 function rest(): void {
   clearInterval(ticking);
   progress.max = 1;
@@ -157,11 +179,11 @@ export async function paint(): Promise<void> {
     await database.start();
     taken = [];
     chosen = -1;
-    seed = wanted.seed;
+    painted = wanted;
     strip.replaceChildren();
     byId("strip-box").hidden = false;
     byId("view").hidden = false;
-    announce(`Painting seed ${seed}`);
+    announce(`Painting ${named(painted)}`);
     let total = 0;
     await database.paint(...queries(wanted), {
       schedule: (timesteps) => {
@@ -179,12 +201,14 @@ export async function paint(): Promise<void> {
         if (taken.length < total) tick(total);
       },
     });
+    const began = performance.now();
+    if (painted.prompt) await decode();
     clearInterval(ticking);
     [progress.max, progress.value] = [1, 1];
     const sum = taken.reduce((all, step) => all + step.seconds, 0);
-    status.textContent = `Done: ${taken.length} steps in ${seconds(sum)}, ${seconds(sum / taken.length)} a step`;
-    announce(`Done: seed ${seed} is painted, in ${seconds((performance.now() - before) / 1000)}`);
-    canvas.setAttribute("aria-label", `A butterfly, seed ${seed}`);
+    status.textContent = `Done: ${taken.length} steps in ${seconds(sum)}, ${seconds(sum / taken.length)} a step${painted.prompt && `; the picture of the latent in ${seconds((performance.now() - began) / 1000)}`}`;
+    announce(`Done: ${named(painted)} is painted, in ${seconds((performance.now() - before) / 1000)}`);
+    canvas.setAttribute("aria-label", described(painted));
   } catch (error) {
     rest();
     // PostgreSQL is made anew meanwhile, and says so
@@ -195,23 +219,26 @@ export async function paint(): Promise<void> {
   }
 }
 
-/** The samplers that this database has, and a field for a prompt where a model takes one. */
+/** The samplers that this database has. */
 export async function samplers(): Promise<void> {
   const select = byId<HTMLSelectElement>("sampler");
   const value = select.value;
   const { rows } = await database.ask("select name\nfrom sql_diffusion.schedulers()");
   select.replaceChildren(new Option("its own", ""), ...rows.map(([name]) => new Option(String(name), String(name))));
   select.value = value;
-  const prompted = await database.ask("select exists (select from sql_diffusion.components where component = 'text_encoder')");
-  byId("prompt-field").hidden = prompted.rows[0]![0] !== "t";
 }
 
 export async function prepare(): Promise<void> {
   const first = document.querySelector<HTMLImageElement>(".gallery img");
   if (first) {
     await first.decode().catch(() => undefined);
-    canvas.getContext("2d")!.drawImage(first, 0, 0, 64, 64);
-    last = canvas.getContext("2d")!.getImageData(0, 0, 64, 64);
+    [canvas.width, canvas.height] = [first.naturalWidth, first.naturalHeight];
+    canvas.getContext("2d")!.drawImage(first, 0, 0);
+    last = canvas.getContext("2d")!.getImageData(0, 0, canvas.width, canvas.height);
+    const { prompt = "", seed = "" } = first.parentElement!.dataset;
+    painted = { ...painted, prompt, seed };
+    canvas.setAttribute("aria-label", `${described(painted)}, painted earlier`);
+    caption.textContent = `${named(painted)}, painted earlier by the same SQL`;
   }
   recall();
 
@@ -224,7 +251,7 @@ export async function prepare(): Promise<void> {
   for (const button of document.querySelectorAll<HTMLButtonElement>(".gallery button")) {
     button.addEventListener("click", () => {
       if (button.ariaDisabled === "true") return;
-      field("seed").value = button.dataset.seed!;
+      for (const name of ["prompt", "seed"]) field(name).value = button.dataset[name]!;
       field("steps").value = field("sampler").value = "";
       void paint();
     });
@@ -245,12 +272,13 @@ export async function prepare(): Promise<void> {
     announce("The link is copied, and stands in the address");
   });
   byId("download").addEventListener("click", () => {
-    // each pixel eight wide, as image_png does with scale => 8
-    const large = make("canvas", { width: 8 * canvas.width, height: 8 * canvas.height });
+    // each pixel a few wide, as image_png does with a scale
+    const scale = Math.ceil(512 / canvas.width);
+    const large = make("canvas", { width: scale * canvas.width, height: scale * canvas.height });
     const context = large.getContext("2d")!;
     context.imageSmoothingEnabled = false;
     context.drawImage(canvas, 0, 0, large.width, large.height);
-    large.toBlob((file) => file && save(file, `butterfly-${seed}.png`), "image/png");
+    large.toBlob((file) => file && save(file, `${described(painted).replace(/[^\p{L}\p{N}]+/gu, "-").toLowerCase()}.png`), "image/png");
   });
 
   const bytes = await database.toLoad();

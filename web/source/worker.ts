@@ -75,12 +75,7 @@ async function start(id: number, given: Start): Promise<void> {
     fsBundle: given.share,
     loadDataDir: given.database,
   });
-  if (given.fresh) {
-    tell({ id, kind: "phase", text: "Packing the model" });
-    await ask(id, "select sql_diffusion.pack('butterflies')");
-  } else {
-    written = await position();
-  }
+  if (!given.fresh) written = await position();
 }
 
 async function position(): Promise<string> {
@@ -103,7 +98,12 @@ async function keepChanges(): Promise<void> {
   }
 }
 
-async function paint(id: number, schedule: string, steps: string): Promise<void> {
+async function paint(id: number, model: string, schedule: string, steps: string): Promise<void> {
+  // the kernels do not come along, and are made for the model's first picture
+  if ((await ask(id, `select exists (select from sql_diffusion.packed_layers where model = ${model})`)).rows[0]![0] !== "t") {
+    tell({ id, kind: "phase", text: "Packing the model" });
+    await ask(id, `select sql_diffusion.pack(${model})`);
+  }
   const { rows } = await ask(id, schedule);
   tell({ id, kind: "schedule", timesteps: rows.map((row) => Number(row[1])) });
   await ask(id, "begin");
@@ -114,7 +114,8 @@ async function paint(id: number, schedule: string, steps: string): Promise<void>
       const row = (await ask(id, "fetch 1 from painting")).rows[0];
       if (!row) break;
       const step: Step = {
-        step: Number(row[0]), timestep: Number(row[1]), sample: row[2] as Tensor, guess: row[3] as Tensor, seconds: (performance.now() - began) / 1000,
+        step: Number(row[0]), timestep: Number(row[1]), sample: row[2] as Tensor, guess: row[3] as Tensor,
+        previews: row[4] ? [row[4] as Tensor, row[5] as Tensor] : undefined, seconds: (performance.now() - began) / 1000,
       };
       tell({ id, kind: "step", step });
     }
@@ -130,7 +131,7 @@ async function answer(asked: Ask): Promise<unknown> {
     case "start":
       return start(asked.id, asked.start);
     case "paint":
-      return paint(asked.id, asked.schedule, asked.steps);
+      return paint(asked.id, asked.model, asked.schedule, asked.steps);
     case "query":
       return asked.own ? ask(asked.id, asked.query, asked.parameters) : send(asked.id, asked.query);
   }
@@ -146,6 +147,6 @@ addEventListener("message", ({ data }: MessageEvent<Ask>) => {
       tell({ id: data.id, kind: "failed", problem: problem(error) });
       return;
     }
-    if (data.kind === "start" || (data.kind === "query" && !data.own)) await keepChanges();
+    if (data.kind !== "query" || !data.own) await keepChanges();
   });
 });
