@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import psycopg
@@ -90,14 +91,14 @@ class Page:
         self.until(lambda: self.does(name))
         self[name].send_keys(Keys.ENTER)
 
-    def choose(self, seed: int, steps: int) -> None:
-        for name, value in (("seed", seed), ("steps", steps)):
+    def choose(self, seed: int, steps: int, prompt: str = "") -> None:
+        for name, value in (("prompt", prompt), ("seed", seed), ("steps", steps)):
             self[name].clear()
             self[name].send_keys(str(value))
 
-    def paint(self, seed: int, steps: int) -> np.ndarray:
+    def paint(self, seed: int, steps: int, prompt: str = "") -> np.ndarray:
         """A picture (height, width, channels) in gray levels, as the canvas shows it when it is done."""
-        self.choose(seed, steps)
+        self.choose(seed, steps, prompt)
         self.press("go")
         self.status("Done")
         # one picture becomes the next within half a second; the strip has it at once
@@ -183,6 +184,41 @@ def test_a_picture_is_the_one_that_a_server_makes(
     assert f"ddpm_steps({seed}, num_inference_steps => 2)" in page["log"].text
 
 
+def test_a_prompt_gives_the_picture_that_a_server_makes(
+    page: Page, connection: psycopg.Connection, rng: np.random.Generator
+) -> None:
+    seed, prompt = int(rng.integers(2**31)), "a butterfly's blue wings & a leaf"
+    painted = page.paint(seed, 2, prompt)
+    row = connection.execute(
+        "select text_to_image(%s, %s, num_inference_steps => 2, backend => 'sql')", [prompt, seed]
+    ).fetchone()
+    assert row is not None
+    expected = np.array(row[0]).transpose(1, 2, 0) * 255
+    assert painted.shape == expected.shape == (128, 128, 3)
+    assert np.abs(painted - expected).max() <= 1
+    assert expected.std() > 10
+    # a step before the last is a look at a latent
+    assert page.pixels("#strip li:first-child canvas").shape == (16, 16, 3)
+    assert f"#{urlencode({'prompt': prompt, 'seed': seed, 'steps': 2})}" in page.driver.current_url
+    assert page["picture"].get_attribute("aria-label") == f"{prompt}, seed {seed}"
+    assert f"text_to_image_steps('{prompt.replace(chr(39), 2 * chr(39))}', {seed}" in page["log"].text
+
+
+def test_a_layer_is_looked_into(page: Page, connection: psycopg.Connection) -> None:
+    page.press("pass")
+    assert "a butterfly's blue wings & a leaf" in page.status("101 results", "pass-status")
+    rows = page["plan"].find_elements(By.CSS_SELECTOR, "tbody tr")
+    names = connection.execute(
+        "select operation, key from sql_diffusion.plan('prompted-butterflies') order by step"
+    ).fetchall()
+    assert [row.find_element(By.TAG_NAME, "button").text for row in rows] == [operation for operation, _ in names]
+    at, (operation, key) = next((at, name) for at, name in enumerate(names) if name[0] == "resnet_block")
+    rows[at].find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    page.until(lambda: f"run_{operation}" in page["layer"].text)
+    assert key in page["layer"].text and "standard deviation" in page["layer"].text
+    assert len(page["layer"].find_elements(By.TAG_NAME, "canvas")) == 32
+
+
 def test_a_query_is_typed_and_its_pictures_are_shown(page: Page) -> None:
     assert "42" in page.ask("create table mine as select 6 * 7 as answer; select answer from mine;")
     page.ask(
@@ -212,19 +248,6 @@ def test_stop_ends_it_at_once_and_what_was_kept_is_there(page: Page) -> None:
     page.until(lambda: page.does("go"))
     assert page.paint(1, 1).std() > 10
     assert "42" in page.ask("select answer from mine;")
-
-
-def test_a_layer_is_looked_into(page: Page, connection: psycopg.Connection) -> None:
-    page.press("pass")
-    page.status("44 results", "pass-status")
-    rows = page["plan"].find_elements(By.CSS_SELECTOR, "tbody tr")
-    names = connection.execute("select operation, key from sql_diffusion.plan('butterflies') order by step").fetchall()
-    assert [row.find_element(By.TAG_NAME, "button").text for row in rows] == [operation for operation, _ in names]
-    at, (operation, key) = next((at, name) for at, name in enumerate(names) if name[0] == "resnet_block")
-    rows[at].find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
-    page.until(lambda: f"run_{operation}" in page["layer"].text)
-    assert key in page["layer"].text and "standard deviation" in page["layer"].text
-    assert len(page["layer"].find_elements(By.TAG_NAME, "canvas")) == 16
 
 
 def test_the_second_visit_needs_no_network(page: Page, site: ThreadingHTTPServer) -> None:
