@@ -148,7 +148,7 @@ bench-sql-layers bench-unet-sql: install
 .PHONY: web
 web: build/web/index.html
 
-build/web/index.html: build/sql_diffusion.tar.gz web/node_modules/.package-lock.json README.md $(wildcard web/*.js* web/source/*)
+build/web/index.html: build/sql_diffusion.tar.gz web/node_modules/.package-lock.json README.md $(wildcard web/*.js* web/source/* doc/pictures/prompt-*.png doc/pictures/butterfly-*.png)
 	cd web && node node_modules/typescript/bin/tsc
 	node web/build.js build/web $< README.md
 

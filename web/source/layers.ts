@@ -95,6 +95,7 @@ async function choose(row: Row): Promise<void> {
     const facts: [string, string][] = [["shape", output.shape.join(" × ")], ["mean", round(mean)], ["standard deviation", round(deviation)], ["least", round(least)], ["greatest", round(greatest)]];
     parts.push(make("dl", { class: "statistics" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
     if (output.shape.length === 3) parts.push(planes(output, "feature map"));
+    else if (output.shape.length === 2) parts.push(make("div", { class: "planes tokens" }, show(heat(output.values, ...(output.shape as [number, number])), "The tokens, a row each")));
     else parts.push(make("div", { class: "planes vector" }, show(heat(output.values, 1, output.values.length), "The vector, a stripe a number")));
     parts.push(make("p", { class: "hint" }, `Of ${over}. Each map in its own colours, from its least value, dark, to its greatest.`));
   } else {
@@ -116,19 +117,19 @@ async function run(): Promise<void> {
   try {
     await database.start();
     const chosen = before();
+    const model = defaultModel(prompt());
     let sample: string;
     if (chosen) sample = tensorText(chosen.sample);
     else {
       const { rows } = await database.ask(
-        `select sample\nfrom sql_diffusion.randn(sql_diffusion.manual_seed(4), sql_diffusion.sample_shape(sql_diffusion.component_config(${defaultModel(prompt())})))`,
+        `select sample\nfrom sql_diffusion.randn(sql_diffusion.manual_seed(4), sql_diffusion.sample_shape(sql_diffusion.component_config(${model})))`,
       );
       sample = tensorText(rows[0]![0] as Tensor);
     }
     const timestep = chosen?.timestep ?? 999;
-    const model = defaultModel(prompt());
-    const told = prompt() ? [`\n  sql_diffusion.text_encoder(sql_diffusion.tokenize($3, ${model}, 'tokenizer'), ${model})`] : [];
+    const told = prompt() && `,\n       sql_diffusion.text_encoder(sql_diffusion.tokenize($3, ${model}, 'tokenizer'), ${model})`;
     const { rows } = await database.ask(
-      `select step, hidden\nfrom sql_diffusion.unet_steps(${["$1::real[], $2::double precision", model, ...told].join(", ")})`, [sample, timestep, ...(prompt() ? [prompt()] : [])],
+      `select step, hidden\nfrom sql_diffusion.unet_steps($1::real[], $2::double precision, ${model}${told})`, [sample, timestep, ...(told ? [prompt()] : [])],
     );
     over = `${chosen?.name ?? "the noise of seed 4"}, at timestep ${timestep}`;
     outputs = new Map(rows.map(([step, hidden]) => [Number(step), hidden as Tensor]));
