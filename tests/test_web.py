@@ -28,7 +28,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from installation import ROOT
 
 PAGE = ROOT / "build" / "web"
-PATIENCE = 120  # seconds that a machine with much else to do may take
+PATIENCE = 300  # seconds that a machine with much else to do may take
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -175,7 +175,7 @@ export async function paint(): Promise<void> {
   history.replaceState(null, "", address(wanted));
   const before = performance.now();
   try {
-    status.className = "";
+    [status.className, status.textContent] = ["", ""];
     await database.start();
     taken = [];
     chosen = -1;
