@@ -2,7 +2,7 @@
 
     make web && .venv/bin/python scripts/screenshots.py [SEED]
 
-It takes chromium and chromedriver, and a minute or two. The prompt is the one that the page has for its example.
+It takes chromium and chromedriver, and some minutes on a machine with other work. The prompt is the one that the page has for its example.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 ROOT = Path(__file__).parent.parent
 
 # the window's width and height, the picture's width, the colours that the visitor prefers
-PICTURES = {"web": (1280, 980, 880, "light"), "web-phone": (390, 844, 300, "dark")}
+PICTURES = {"web": (1280, 1010, 880, "light"), "web-phone": (390, 844, 300, "dark")}
 
 
 class Quiet(SimpleHTTPRequestHandler):
