@@ -1,7 +1,7 @@
 """How far pictures show what their prompts ask for: a classifier that knows drawn butterflies looks at what a database makes.
 
     python scripts/evaluate_prompts.py classifier                      # learns from drawings, and says how often it is right
-    python scripts/evaluate_prompts.py pictures       # 200 prompts that nobody learned from, by attribute
+    python scripts/evaluate_prompts.py pictures                        # 200 prompts that nobody learned from, by attribute
 
 An attribute that a prompt leaves open is not counted. What the classifier itself gets wrong in drawings is printed beside it.
 Below stands the Frechet distance to drawings, in the feature space of evaluate_butterflies.py, of as many held-out drawings and of
