@@ -83,8 +83,6 @@ alter table sql_diffusion.stored_parameters
   alter column bias set storage external,
   alter column weight_bytes set storage external;
 
-revoke all on sql_diffusion.stored_parameters from public;
-
 create view sql_diffusion.parameters as
 select s.model,
        s.component,

@@ -80,7 +80,7 @@ def test_a_subscriber_follows(primary: str) -> None:
     with new_cluster("-c wal_level=logical") as subscriber, connect(primary) as there, connect(subscriber) as here:
         here.execute("create extension sql_diffusion_numpy cascade")
         tables = ["models where (name <> 'butterflies')"] + [
-            f"{table} where (model <> 'butterflies')" for table in ("components", "parameters")
+            f"{table} where (model <> 'butterflies')" for table in ("components", "stored_parameters")
         ]
         there.execute(
             f"create publication models for table {', '.join(f'sql_diffusion.{table}' for table in tables)}".encode()

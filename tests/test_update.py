@@ -30,7 +30,9 @@ CATALOGUE = {
                     from member d join pg_proc p on d.classid = 'pg_proc'::regclass and p.oid = d.objid""",
     "aggregates": """select a.aggfnoid::regprocedure, a.aggtransfn::regproc, a.aggfinalfn::regproc, a.agginitval
                      from member d join pg_aggregate a on d.classid = 'pg_proc'::regclass and a.aggfnoid = d.objid""",
-    "relations": """select c.oid::regclass, c.relkind, c.reloptions::text, c.relacl::text, obj_description(c.oid, 'pg_class')
+    "relations": """select c.oid::regclass, c.relkind, c.reloptions::text,
+                           case when c.relkind in ('r', 'v') then coalesce(c.relacl, acldefault('r', c.relowner)) else c.relacl end::text,
+                           obj_description(c.oid, 'pg_class')
                     from member d join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid""",
     "columns": """select c.oid::regclass, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage, a.attgenerated,
                          pg_get_expr(f.adbin, f.adrelid), col_description(c.oid, a.attnum)
