@@ -118,32 +118,25 @@ language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 begin
-  if tg_op = 'INSERT' then
-    insert into sql_diffusion.stored_parameters (model, component, key, weight, bias, weight_shape, bias_shape, dtype, weight_bytes)
-    values (new.model, new.component, new.key, new.weight, new.bias,
-            case when new.dtype is null then sql_diffusion.shape(new.weight) else new.weight_shape end, sql_diffusion.shape(new.bias), new.dtype, new.weight_bytes);
-    return new;
-  end if;
-  update sql_diffusion.stored_parameters s
-  set model = new.model, component = new.component, key = new.key, bias = new.bias, bias_shape = sql_diffusion.shape(new.bias)
-  where (s.model, s.component, s.key) = (old.model, old.component, old.key);
-  if not found then
-    return null;
-  end if;
-  -- to the bit: 0 and -0 are equal
-  if array_send(new.weight) is distinct from array_send(old.weight) then
+  if tg_op = 'UPDATE' and old.dtype is not null and new.weight is distinct from old.weight then
     new.dtype := null;
     new.weight_bytes := null;
-  elsif (new.dtype, new.weight_bytes) is not distinct from (old.dtype, old.weight_bytes) then
+  end if;
+  if new.dtype is null then
+    perform sql_diffusion.check_tensor(new.weight, 'parameters: weight');
+    new.weight_shape := sql_diffusion.shape(new.weight);
+  end if;
+  new.bias_shape := sql_diffusion.shape(new.bias);
+  if tg_op = 'INSERT' then
+    insert into sql_diffusion.stored_parameters (model, component, key, weight, bias, weight_shape, bias_shape, dtype, weight_bytes)
+    values (new.model, new.component, new.key, new.weight, new.bias, new.weight_shape, new.bias_shape, new.dtype, new.weight_bytes);
     return new;
   end if;
   update sql_diffusion.stored_parameters s
-  set weight = case when new.dtype is null then new.weight end,
-      weight_shape = case when new.dtype is null then sql_diffusion.shape(new.weight) else new.weight_shape end,
-      dtype = new.dtype,
-      weight_bytes = new.weight_bytes
-  where (s.model, s.component, s.key) = (new.model, new.component, new.key);
-  return new;
+  set model = new.model, component = new.component, key = new.key, weight = case when new.dtype is null then new.weight end, bias = new.bias,
+      weight_shape = new.weight_shape, bias_shape = new.bias_shape, dtype = new.dtype, weight_bytes = new.weight_bytes
+  where (s.model, s.component, s.key) = (old.model, old.component, old.key);
+  return case when found then new end;
 end
 $$;
 comment on function sql_diffusion.write_parameter() is
