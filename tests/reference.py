@@ -130,10 +130,21 @@ def insert_component(connection: psycopg.Connection, model: str, component: str,
     if "CLIPText" in type(network).__name__:  # transformers 5 leaves out what checkpoints have
         state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
-        bias = state.get(f"{key}.bias")
+        weight, bias = state[f"{key}.weight"], state.get(f"{key}.bias")
+        half = weight.ndim > 1 and weight.dtype in (torch.float16, torch.bfloat16)
         connection.execute(
-            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, %s, %s, %s::real[], %s::real[])",
-            [model, component, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
+            "insert into sql_diffusion.parameters (model, component, key, weight, bias, dtype, weight_bytes, weight_shape) "
+            "values (%s, %s, %s, %s::real[], %s::real[], %s, %s, %s)",
+            [
+                model,
+                component,
+                key,
+                None if half else weight.tolist(),
+                None if bias is None else bias.tolist(),
+                str(weight.dtype).removeprefix("torch.") if half else None,
+                weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes() if half else None,
+                list(weight.shape) if half else None,
+            ],
         )
 
 

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 
 import helper_command as command
 from pipelines import networks, random_pipeline
-from reference import config_of, random_unet, relative_error
+from reference import config_of, insert_model, random_unet, relative_error
 from sql_diffusion import arrays, verify
 from sql_diffusion.errors import Problem
 from sql_diffusion.tensors import read_bytes, read_header
@@ -257,27 +257,9 @@ def test_tokens(numpy_connection: Connection[Any], rng: np.random.Generator, tmp
     """Of an embedding in 16 bits, whose rows are read alone."""
     arrays.register(numpy_connection)
     encoder: CLIPTextModel = networks(random_pipeline("1", rng, tmp_path / "tokenizer"))["text_encoder"].half().eval()
-    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in encoder.state_dict().items()}
-    numpy_connection.execute(
-        "insert into sql_diffusion.models (name, pipeline, scheduler) values ('tokens', 'StableDiffusionPipeline', '{\"_class_name\": \"DDPMScheduler\"}')"
-    )
-    numpy_connection.execute(
-        "insert into sql_diffusion.components (model, component, config) values ('tokens', 'text_encoder', %s)",
-        [json.dumps(config_of(encoder))],
-    )
-    for name, value in state.items():
-        if name.endswith(".weight"):
-            bias = state.get(name.removesuffix("weight") + "bias")
-            numpy_connection.execute(
-                INSERT.replace("'half', 'unet'", "'tokens', 'text_encoder'").replace("'{1}'", "%s"),
-                [
-                    name.removesuffix(".weight"),
-                    "float16",
-                    bytes_of(value),
-                    list(value.shape),
-                    None if bias is None else bias.float().numpy(),
-                ],
-            )
+    insert_model(numpy_connection, "tokens", encoder, pipeline="StableDiffusionPipeline", component="text_encoder")
+    stored = "select dtype, weight_shape from sql_diffusion.parameters where model = 'tokens' and key like '%token_embedding'"
+    assert numpy_connection.execute(stored.encode()).fetchone() == ("float16", [600, 64])
     ids = [0, *rng.integers(3, 500, 9).tolist(), 2]
     with torch.no_grad():
         expected = encoder.float()(torch.tensor([ids])).last_hidden_state[0]
