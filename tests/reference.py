@@ -131,20 +131,18 @@ def insert_component(connection: psycopg.Connection, model: str, component: str,
         state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
         weight, bias = state[f"{key}.weight"], state.get(f"{key}.bias")
-        half = weight.ndim > 1 and weight.dtype in (torch.float16, torch.bfloat16)
+        if weight.ndim > 1 and weight.dtype in (torch.float16, torch.bfloat16):
+            stored: dict[str, Any] = {
+                "dtype": str(weight.dtype).removeprefix("torch."),
+                "weight_bytes": weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes(),
+                "weight_shape": list(weight.shape),
+            }
+        else:
+            stored = {"weight": weight.tolist()}
         connection.execute(
-            "insert into sql_diffusion.parameters (model, component, key, weight, bias, dtype, weight_bytes, weight_shape) "
-            "values (%s, %s, %s, %s::real[], %s::real[], %s, %s, %s)",
-            [
-                model,
-                component,
-                key,
-                None if half else weight.tolist(),
-                None if bias is None else bias.tolist(),
-                str(weight.dtype).removeprefix("torch.") if half else None,
-                weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes() if half else None,
-                list(weight.shape) if half else None,
-            ],
+            f"insert into sql_diffusion.parameters (model, component, key, bias, {', '.join(stored)}) "
+            f"values (%s, %s, %s, %s::real[], {', '.join('%s::real[]' if name == 'weight' else '%s' for name in stored)})".encode(),
+            [model, component, key, None if bias is None else bias.tolist(), *stored.values()],
         )
 
 
