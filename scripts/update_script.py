@@ -23,7 +23,11 @@ is the present script without what the older version has in the same words, and:
 
     -- @extschema@.f(integer) is now sql_diffusion.g
 
-  keeps a function under another name, for whatever uses it.
+  keeps a function under another name, for whatever uses it, and a line
+
+    -- table sql_diffusion.t is now sql_diffusion.u
+
+  a table; what stands in its place under its old name is a thing of its own.
 
 Standard library only.
 """
@@ -45,6 +49,7 @@ NAMED = {  # statements that make a thing which is compared by its text
     "schema": re.compile(r"create schema (\S+)"),
     "type": re.compile(r"create type (\S+)"),
     "table": re.compile(r"create table (\S+)"),
+    "view": re.compile(r"create view (\S+)"),
     "index": re.compile(r"create (?:unique )?index (\w+) on (\S+)"),
     "trigger": re.compile(r"create trigger (\w+)\s.*?\son (\S+)", re.DOTALL),
     "constraint": re.compile(r"alter table (\S+)\s+add constraint (\w+)\b"),
@@ -54,6 +59,7 @@ NAMED = {  # statements that make a thing which is compared by its text
 # what can be said twice
 AGAIN = re.compile(r"comment on|grant|revoke|set local|alter table")
 RENAMED = re.compile(r"^-- (\S+)\((.*)\) is now (\S+)$\n", re.MULTILINE)
+RENAMED_TABLE = re.compile(r"^-- table (\S+) is now (\S+)$\n", re.MULTILINE)
 SECTION = re.compile(r"^-- (first|last|in place of create table \S+?)(?:, from ([\d.]+))?:\n", re.MULTILINE)
 
 
@@ -154,7 +160,12 @@ def sections(by_hand: str, version: str) -> dict[str, str]:
 
 
 def renamed(old: list[str], by_hand: str) -> Iterator[tuple[str, str]]:
-    """The old statements as if the functions had had their new names, each with what renames it, if anything."""
+    """The old statements as if functions and tables had had their new names, each with what renames it, if anything."""
+    for name, new in RENAMED_TABLE.findall(by_hand):
+        if not any(thing(text) == ("table", (name,)) for text in old):
+            continue  # a version that has it under its new name
+        old = [re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", new, text) for text in old]
+        yield "", f"alter table {name} rename to {new.rpartition('.')[2]};\n"
     names = {(name, tuple(types.split(", ") if types else [])): new for name, types, new in RENAMED.findall(by_hand)}
     for text in old:
         one = routine(text)
@@ -326,7 +337,7 @@ def main() -> None:
     print(f"-- From {options.older} to {options.version}, by scripts/update_script.py.\n")
     old, renames = zip(*renamed(read(options.release), by_hand), strict=True)
     print("".join(renames), end="")
-    hand = sections(RENAMED.sub("", by_hand), options.older)
+    hand = sections(RENAMED_TABLE.sub("", RENAMED.sub("", by_hand)), options.older)
     for statement in update(options.version, list(old), read(*options.script), hand, required_types):
         print(statement)
 

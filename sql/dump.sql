@@ -3,7 +3,7 @@
 select pg_extension_config_dump('sql_diffusion.models', 'where not bundled');
 select pg_extension_config_dump('sql_diffusion.components',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
-select pg_extension_config_dump('sql_diffusion.parameters',
+select pg_extension_config_dump('sql_diffusion.stored_parameters',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
 select pg_extension_config_dump('sql_diffusion.tokenizers',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');

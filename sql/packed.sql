@@ -10,7 +10,7 @@ create table sql_diffusion.packed_layers (
   row_stride  int not null check (row_stride > 0),
   largest     double precision[] not null,
   unique (model, component, key),
-  foreign key (model, component, key) references sql_diffusion.parameters (model, component, key) on update cascade on delete cascade
+  foreign key (model, component, key) references sql_diffusion.stored_parameters (model, component, key) on update cascade on delete cascade
 );
 comment on table sql_diffusion.packed_layers is 'One row a module whose kernels are packed.';
 comment on column sql_diffusion.packed_layers.id is 'what its kernels refer to';
@@ -55,20 +55,20 @@ begin
   return null;
 end
 $$;
-comment on function sql_diffusion.unpack() is 'Trigger of sql_diffusion.parameters: forgets the packed kernels of a weight that has changed or gone.';
+comment on function sql_diffusion.unpack() is 'Trigger of sql_diffusion.stored_parameters: forgets the packed kernels of a weight that has changed or gone.';
 revoke execute on function sql_diffusion.unpack() from public;
 
 create trigger unpack
-  after update on sql_diffusion.parameters
+  after update on sql_diffusion.stored_parameters
   for each row
-  when (old.weight is distinct from new.weight or (old.model, old.component, old.key) is distinct from (new.model, new.component, new.key))
+  when (old.weight is distinct from new.weight or (old.dtype, old.weight_bytes) is distinct from (new.dtype, new.weight_bytes) or (old.model, old.component, old.key) is distinct from (new.model, new.component, new.key))
   execute function sql_diffusion.unpack();
 
 create trigger unpack_deleted
-  after delete on sql_diffusion.parameters
+  after delete on sql_diffusion.stored_parameters
   for each row
   execute function sql_diffusion.unpack();
 
-alter table sql_diffusion.parameters
+alter table sql_diffusion.stored_parameters
   enable always trigger unpack,
   enable always trigger unpack_deleted;

@@ -1,4 +1,4 @@
--- Where checkpoints live: a model has components (networks), a component has parameters (one row a module).
+-- Where checkpoints live: a model has components (networks), a component has parameters (one row a module, sql/parameters.sql).
 
 create table sql_diffusion.models (
   name       text primary key check (name <> ''),
@@ -39,31 +39,4 @@ comment on column sql_diffusion.components.model is 'the model it belongs to';
 comment on column sql_diffusion.components.component is 'the folder''s name in the checkpoint: unet, vae, text_encoder, ...';
 comment on column sql_diffusion.components.config is 'the network''s configuration, the checkpoint''s own config.json';
 
-create table sql_diffusion.parameters (
-  model      text not null,
-  component  text not null,
-  key        text not null,
-  weight     real[] not null check (sql_diffusion.check_tensor(weight, 'parameters: weight')),
-  bias       real[] check (bias is null or sql_diffusion.check_tensor(bias, 'parameters: bias', 'out')),
-  weight_shape  int[] generated always as (sql_diffusion.shape(weight)) stored,
-  bias_shape    int[] generated always as (sql_diffusion.shape(bias)) stored,
-  primary key (model, component, key),
-  foreign key (model, component) references sql_diffusion.components (model, component) on update cascade on delete cascade
-);
-comment on table sql_diffusion.parameters is 'One row a module of a network: its weight and its bias.';
-comment on column sql_diffusion.parameters.model is 'the model it belongs to';
-comment on column sql_diffusion.parameters.component is 'the network it belongs to';
-comment on column sql_diffusion.parameters.key is 'the module''s path in the checkpoint: down_blocks.0.resnets.0.conv1';
-comment on column sql_diffusion.parameters.weight is
-  'the array''s dimensions are the tensor''s shape: (out, in, height, width) of a convolution, (out, in) of a linear layer, (channels) of a norm';
-comment on column sql_diffusion.parameters.bias is 'shape (out); NULL where the module has none';
-
-comment on column sql_diffusion.parameters.weight_shape is 'the shape of weight, which can be read without reading the weight';
-comment on column sql_diffusion.parameters.bias_shape is 'the shape of bias';
-
--- Floats do not compress: EXTERNAL stores them as they are, out of line.
-alter table sql_diffusion.parameters
-  alter column weight set storage external,
-  alter column bias set storage external;
-
-grant select on sql_diffusion.models, sql_diffusion.components, sql_diffusion.parameters to public;
+grant select on sql_diffusion.models, sql_diffusion.components to public;

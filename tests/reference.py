@@ -130,10 +130,19 @@ def insert_component(connection: psycopg.Connection, model: str, component: str,
     if "CLIPText" in type(network).__name__:  # transformers 5 leaves out what checkpoints have
         state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
-        bias = state.get(f"{key}.bias")
+        weight, bias = state[f"{key}.weight"], state.get(f"{key}.bias")
+        if weight.ndim > 1 and weight.dtype in (torch.float16, torch.bfloat16):
+            stored: dict[str, Any] = {
+                "dtype": str(weight.dtype).removeprefix("torch."),
+                "weight_bytes": weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes(),
+                "weight_shape": list(weight.shape),
+            }
+        else:
+            stored = {"weight": weight.tolist()}
         connection.execute(
-            "insert into sql_diffusion.parameters (model, component, key, weight, bias) values (%s, %s, %s, %s::real[], %s::real[])",
-            [model, component, key, state[f"{key}.weight"].tolist(), None if bias is None else bias.tolist()],
+            f"insert into sql_diffusion.parameters (model, component, key, bias, {', '.join(stored)}) "
+            f"values (%s, %s, %s, %s::real[], {', '.join('%s::real[]' if name == 'weight' else '%s' for name in stored)})".encode(),
+            [model, component, key, None if bias is None else bias.tolist(), *stored.values()],
         )
 
 

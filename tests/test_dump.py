@@ -22,7 +22,7 @@ select 'model', name, bundled, md5(scheduler::text || defaults::text) from sql_d
 union all
 select model, component, null, md5(config::text) from sql_diffusion.components
 union all
-select model, key, null, md5(array_send(weight) || coalesce(array_send(bias), '')) from sql_diffusion.parameters
+select model, key, null, md5(array_send(weight) || coalesce(array_send(bias), '') || coalesce(dtype::bytea || weight_bytes, '')) from sql_diffusion.parameters
 union all
 select model, component, null, md5(config::text) from sql_diffusion.tokenizers
 union all
@@ -48,6 +48,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             with psycopg.connect(dbname=name, user=owner, autocommit=True) as own:
                 own.execute("create extension sql_diffusion")
                 insert_model(own, "mine", random_unet(np.random.default_rng()))
+                insert_model(own, "half", random_unet(np.random.default_rng()).half())
                 own.execute("select sql_diffusion.pack('mine')")
                 folder = train(tmp_path_factory.mktemp("tokenizer"), "CLIPTokenizer", np.random.default_rng())
                 insert_tokenizer(own, "mine", folder)
@@ -70,6 +71,8 @@ def contents(database: str) -> tuple[list[tuple[object, ...]], object]:
     with psycopg.connect(dbname=database) as own:
         rows = own.execute(CHECKSUMS).fetchall()
         assert {row[1] for row in rows} >= {"tokenizer", "vocabulary", "merges"}
+        half = "select count(dtype) > 10 from sql_diffusion.parameters where model = 'half'"
+        assert own.execute(half).fetchone() == (True,)
         return rows, own.execute("select ddpm_generate(7, 'mine', 2, backend => 'sql')").fetchone()
 
 

@@ -401,7 +401,7 @@ def test_checking_a_model_reads_no_weights(connection: Connection, rng: np.rando
         "explain (analyze, buffers, format json) select sql_diffusion.check_model('random')"
     ).fetchone() or [[]]
     [(pages,)] = connection.execute(
-        "select pg_relation_size(c.reltoastrelid) / 8192 from pg_class c where c.oid = 'sql_diffusion.parameters'::regclass"
+        "select pg_relation_size(c.reltoastrelid) / 8192 from pg_class c where c.oid = 'sql_diffusion.stored_parameters'::regclass"
     ).fetchall()
     read = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
     assert read < pages / 2

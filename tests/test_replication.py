@@ -81,7 +81,7 @@ def test_a_subscriber_follows(primary: str) -> None:
         here.execute("create extension sql_diffusion_numpy cascade")
         tables = ["models where (name not in ('butterflies', 'prompted-butterflies'))"] + [
             f"{table} where (model not in ('butterflies', 'prompted-butterflies'))"
-            for table in ("components", "parameters")
+            for table in ("components", "stored_parameters")
         ]
         there.execute(
             f"create publication models for table {', '.join(f'sql_diffusion.{table}' for table in tables)}".encode()

@@ -76,7 +76,7 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
-    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", *routing}
+    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", *routing}
 
 
 def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:
@@ -141,7 +141,7 @@ def test_an_ordinary_role_can_install_it_in_its_own_database(
         "insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DDPMPipeline', '{}')",
         "update sql_diffusion.parameters set bias = null",
         "delete from sql_diffusion.models",
-        "truncate sql_diffusion.parameters",
+        "truncate sql_diffusion.stored_parameters",
         "create or replace function sql_diffusion.silu(input real[]) returns real[] language sql return input",
         "create table sql_diffusion.mine ()",
         "drop extension sql_diffusion",

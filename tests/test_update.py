@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ CATALOGUE = {
                     from member d join pg_proc p on d.classid = 'pg_proc'::regclass and p.oid = d.objid""",
     "aggregates": """select a.aggfnoid::regprocedure, a.aggtransfn::regproc, a.aggfinalfn::regproc, a.agginitval
                      from member d join pg_aggregate a on d.classid = 'pg_proc'::regclass and a.aggfnoid = d.objid""",
-    "relations": """select c.oid::regclass, c.relkind, c.reloptions::text, c.relacl::text, obj_description(c.oid, 'pg_class')
+    "relations": """select c.oid::regclass, c.relkind, c.reloptions::text,
+                           case when c.relkind in ('r', 'v') then coalesce(c.relacl, acldefault('r', c.relowner)) else c.relacl end::text,
+                           obj_description(c.oid, 'pg_class')
                     from member d join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid""",
     "columns": """select c.oid::regclass, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage, a.attgenerated,
                          pg_get_expr(f.adbin, f.adrelid), col_description(c.oid, a.attnum)
@@ -196,6 +199,43 @@ def test_an_update_in_pure_sql_goes_whole_or_not_at_all(old_version: str) -> Non
         with psycopg.connect(dbname=fresh, autocommit=True) as own:
             theirs = catalogue(own)
     assert_same(ours, theirs)
+
+
+def test_weights_stay_where_they_are(old_version: str) -> None:
+    """An update writes none of them anew, and who could read or write the table of older versions can do so with the view."""
+    chunks = "select md5(string_agg(concat_ws(' ', t.ctid, t.xmin, t.chunk_id), ',' order by t.ctid)), count(*) > 1000 from {} t"
+    roles = [f"sql_diffusion_{secrets.token_hex(4)}" for _ in range(2)]
+    reader, loader = (sql.Identifier(role) for role in roles)
+    with new_database() as updated, psycopg.connect(dbname=updated, autocommit=True) as own:
+        create_old(own, old_version, "sql_diffusion")
+        toast = own.execute(
+            "select reltoastrelid::regclass::text from pg_class where oid = 'sql_diffusion.parameters'::regclass"
+        ).fetchall()[0][0]
+        before = own.execute(chunks.format(toast).encode()).fetchone()
+        for role in (reader, loader):
+            own.execute(sql.SQL("create role {}").format(role))
+        try:
+            own.execute("revoke select on sql_diffusion.parameters from public")
+            own.execute(sql.SQL("grant select on sql_diffusion.parameters to {}").format(reader))
+            own.execute(sql.SQL("grant insert, update (bias) on sql_diffusion.parameters to {}").format(loader))
+            own.execute("alter extension sql_diffusion update")
+            assert before == own.execute(chunks.format(toast).encode()).fetchone() and before and before[1]
+            allowed = own.execute(
+                "select r.name, t.name, p.name from unnest(%s::text[]) r (name), "
+                "unnest('{parameters,stored_parameters}'::text[]) t (name), unnest('{select,insert,update}'::text[]) p (name) "
+                "where has_any_column_privilege(r.name, 'sql_diffusion.' || t.name, p.name)",
+                [roles],
+            ).fetchall()
+            assert set(allowed) == {
+                (roles[0], "parameters", "select"),
+                (roles[1], "parameters", "insert"),
+                (roles[1], "parameters", "update"),
+            }
+        finally:
+            own.execute("reset role")
+            for role in (reader, loader):
+                own.execute(sql.SQL("drop owned by {}").format(role))
+                own.execute(sql.SQL("drop role {}").format(role))
 
 
 def test_every_older_version_has_its_install_scripts() -> None:

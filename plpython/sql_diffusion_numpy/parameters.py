@@ -16,7 +16,7 @@ from .errors import fail
 from .layers.modules import Layout, Network, PlanRow
 from .network import assemble_network, lay_out
 from .session import give_memory_back, query
-from .tensors import read_array_send
+from .tensors import numbers_from_bytes, read_array_send
 
 KEPT = 8  # networks that a session keeps
 SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
@@ -42,8 +42,8 @@ select sql_diffusion.component_config($1, $2)::text as config,
        sql_diffusion.sample_shape(sql_diffusion.component_config($1, $2)) as shape,
        d.oid::bigint as database,
        pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid,
-                            'sql_diffusion.parameters'::pg_catalog.regclass::oid) as place,
-       (select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.key, p.ctid, p.xmin), E'\\n'
+                            'sql_diffusion.stored_parameters'::pg_catalog.regclass::oid) as place,
+       (select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.key, p.version), E'\\n'
                                                     order by p.key collate "C"))
         from sql_diffusion.parameters p
         where p.model = $1
@@ -61,7 +61,9 @@ order by step
 """
 
 _PARAMETER = """
-select pg_catalog.array_send(p.weight) as weight, pg_catalog.array_send(p.bias) as bias
+select p.dtype, p.weight_shape,
+       case when p.dtype is null then pg_catalog.array_send(p.weight) else p.weight_bytes end as weight,
+       pg_catalog.array_send(p.bias) as bias
 from sql_diffusion.parameters p
 where p.model = $1
   and p.component = $2
@@ -154,8 +156,12 @@ def read_parameter(
     rows = query(plpy, _PARAMETER, ["text", "text", "text"], [model, component, key])
     if not rows:
         return None
-    weight = read_array_send(rows[0]["weight"])
-    bias = None if rows[0]["bias"] is None else read_array_send(rows[0]["bias"])
+    [row] = rows
+    if row["dtype"] is None:
+        weight = read_array_send(row["weight"])
+    else:
+        weight = numbers_from_bytes(row["weight"], row["dtype"]).reshape(row["weight_shape"])
+    bias = None if row["bias"] is None else read_array_send(row["bias"])
     for array in (weight, bias):
         if array is not None and not np.isfinite(array).all():
             fail(

@@ -106,12 +106,16 @@ def tensor_from_bytes(data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarr
             f"tensor_from_bytes: bytes has {len(data)} bytes, "
             f"expected {expected} for the shape {braces(shape)} of {dtype}"
         )
-    if dtype == "bfloat16":  # the upper half of a float32
-        array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        array = np.frombuffer(data, "<f2" if dtype == "float16" else "<f4").astype(np.float32)
+    array = numbers_from_bytes(data, dtype)
     check_values(array, "tensor_from_bytes: bytes")
     return array.reshape(shape)
+
+
+def numbers_from_bytes(data: bytes, dtype: str) -> np.ndarray:
+    """Numbers of dtype float16, bfloat16 or float32 as float32, flat."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, "<f2" if dtype == "float16" else "<f4").astype(np.float32)
 
 
 def read_array_send(data: bytes) -> np.ndarray:

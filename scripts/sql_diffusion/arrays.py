@@ -1,4 +1,4 @@
-"""PostgreSQL's binary form of real[], made and read by NumPy, and rows of it for COPY.
+"""PostgreSQL's binary form of real[], made and read by NumPy, and rows of it and of bytes for COPY.
 
 An array is, in big-endian 32-bit words: the number of dimensions, whether there are NULLs, the element's type; for
 each dimension its length and lower bound; for each element its length in bytes (always 4 here) and its value.
@@ -6,7 +6,7 @@ each dimension its length and lower bound; for each element its length in bytes 
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from psycopg import Connection
@@ -15,13 +15,23 @@ from psycopg.pq import Format
 
 from .tensors import Float32Array
 
-FLOAT4_OID, FLOAT4_ARRAY_OID = 700, 1021
+INT4_OID, FLOAT4_OID, FLOAT4_ARRAY_OID = 23, 700, 1021
 
 COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_TRAILER = struct.pack("!h", -1)
 
 # Elements encoded at a time: twice this in bytes fits a core's cache, and memory does not grow with the tensor.
 CHUNK = 1 << 16
+
+
+class Bytes(NamedTuple):
+    """A bytea that comes in pieces."""
+
+    length: int
+    pieces: Iterator[memoryview]
+
+
+Field = str | tuple[int, ...] | Float32Array | Bytes | None
 
 
 def array_header(array: Float32Array) -> bytes:
@@ -51,19 +61,25 @@ def encode_array(array: Float32Array) -> bytes:
     return array_header(array) + b"".join(bytes(piece) for piece in encode_elements(array))
 
 
-def encode_field(value: str | Float32Array | None) -> Iterator[bytes | memoryview]:
-    """One field of a row of COPY: its length, then its bytes; -1 for NULL."""
+def encode_field(value: Field) -> Iterator[bytes | memoryview]:
+    """One field of a row of COPY: its length, then its bytes; -1 for NULL. Text, int[], bytea or real[]."""
     if value is None:
         yield struct.pack("!i", -1)
     elif isinstance(value, str):
         text = value.encode()
         yield struct.pack("!i", len(text)) + text
+    elif isinstance(value, Bytes):
+        yield struct.pack("!i", value.length)
+        yield from value.pieces
+    elif isinstance(value, tuple):
+        elements = b"".join(struct.pack("!ii", 4, element) for element in value)
+        yield struct.pack("!iiiiii", 20 + len(elements), 1, 0, INT4_OID, len(value), 1) + elements
     else:
         yield struct.pack("!i", encoded_length(value)) + array_header(value)
         yield from encode_elements(value)
 
 
-def encode_row(*fields: str | Float32Array | None) -> Iterator[bytes | memoryview]:
+def encode_row(*fields: Field) -> Iterator[bytes | memoryview]:
     """One row of COPY in binary form, in pieces to be written in turn."""
     yield struct.pack("!h", len(fields))
     for field in fields:

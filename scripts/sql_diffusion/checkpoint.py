@@ -21,7 +21,7 @@ from .errors import Problem, enumerate_some
 from .hub import Source, folder_source, open_source
 from .json_files import read_json
 from .names import Tensors, network_class, network_tensors
-from .tensors import Float32Array, Tensor, read_header, read_tensor
+from .tensors import EXPONENTS, Float32Array, Tensor, read_header, read_tensor
 
 NETWORK = "UNet2DModel"
 LANGUAGE_MODEL = "GPT2LMHeadModel"
@@ -405,6 +405,11 @@ def match_modules(tensors: dict[str, Tensor], expected: Iterable[ExpectedModule]
         for key, has_bias in keys.items()
     ]
     return sorted(modules, key=lambda module: (module.weight.file, module.weight.offset))
+
+
+def stays_in_16_bits(module: Module) -> bool:
+    """Whether the weight is stored as its bytes: a 16-bit one to which nothing is added. Those of norms are small, and stored as numbers."""
+    return module.weight.dtype in EXPONENTS and len(module.weight_shape) > 1 and not module.updates
 
 
 def read_weight(module: Module) -> Float32Array:

@@ -221,7 +221,7 @@ def show(model: Model, dsn: Dsn = "", as_json: Json = False) -> None:
     for label, value in (
         ("model", summary.name),
         ("pipeline", summary.pipeline),
-        ("parameters", f"{summary.parameters:,} ({megabytes(summary.bytes)} as float32)"),
+        ("parameters", f"{summary.parameters:,} ({megabytes(summary.bytes)})"),
         ("source", source_text(summary)),
         ("revision", summary.revision),
         ("sha256", summary.sha256),

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.types.json import Jsonb
 
-from .arrays import COPY_SIGNATURE, COPY_TRAILER, encode_row
-from .checkpoint import Checkpoint, ExpectedModule, Module, read_weight
+from .arrays import COPY_SIGNATURE, COPY_TRAILER, Bytes, Field, encode_row
+from .checkpoint import Checkpoint, ExpectedModule, Module, read_weight, stays_in_16_bits
 from .database import Connection
 from .errors import MODEL, Problem
-from .tensors import read_tensor
+from .tensors import NAMES, read_bytes, read_tensor
 from .tokenizer_tables import write_tokenizer
 from .tokenizers import Tokenizer
 
@@ -47,7 +47,7 @@ left join lateral (
 ) c on true
 left join lateral (
   -- the size of what is stored out of line is known without reading it
-  select sum(pg_catalog.pg_column_size(p.weight) + coalesce(pg_catalog.pg_column_size(p.bias), 0))::bigint as bytes
+  select sum(case when p.dtype is null then pg_catalog.pg_column_size(p.weight) else pg_catalog.pg_column_size(p.weight_bytes) end + coalesce(pg_catalog.pg_column_size(p.bias), 0))::bigint as bytes
   from sql_diffusion.parameters p
   where p.model = m.name
 ) p on true
@@ -232,16 +232,25 @@ def copy_modules(
     with (
         connection.cursor() as cursor,
         cursor.copy(
-            "copy sql_diffusion.parameters (model, component, key, weight, bias) from stdin (format binary)"
+            "copy sql_diffusion.parameters (model, component, key, bias, weight, weight_shape, dtype, weight_bytes) "
+            "from stdin (format binary)"
         ) as copy,
     ):
         copy.write(COPY_SIGNATURE)
         for module in modules:
             bias = None if module.bias is None else read_tensor(module.bias)
-            for piece in encode_row(name, component, module.key, read_weight(module), bias):
+            for piece in encode_row(name, component, module.key, bias, *weight_fields(module)):
                 copy.write(piece)
             advance(module_bytes(module))
         copy.write(COPY_TRAILER)
+
+
+def weight_fields(module: Module) -> tuple[Field, Field, Field, Field]:
+    """weight, or else weight_shape, dtype and weight_bytes."""
+    if stays_in_16_bits(module):
+        weight = module.weight
+        return None, module.weight_shape, NAMES[weight.dtype], Bytes(weight.nbytes, read_bytes(weight))
+    return read_weight(module), None, None, None
 
 
 def pack_model(connection: Connection, name: str, parameters: int, wanted: bool | None) -> tuple[bool, str | None]:

@@ -1,4 +1,5 @@
-"""Reads safetensors files one tensor at a time, as float32 arrays, so that memory stays near the largest tensor.
+"""Reads safetensors files one tensor at a time, as float32 arrays or as the bytes that they are in the file, so that memory stays near
+the largest tensor.
 
 The safetensors library opens the file and checks its header: lengths, offsets, overlaps, element counts. The tensors
 are then read at the offsets that the header names, and not through the library's memory map, whose pages would stay
@@ -8,6 +9,7 @@ resident until the whole model is.
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,11 @@ STORAGE: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+# Of the types in 16 bits: the bits of the exponent. All of them are set in NaN and infinities alone.
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80}
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+PIECE = 1 << 19  # elements that are read at a time where they are copied as they are
 
 # Numbers of things, such as CLIP's position_ids: no network that is run learns them, so they are left in the file.
 COUNTS: dict[str, np.dtype[Any]] = {
@@ -128,14 +134,7 @@ def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_tensor(tensor: Tensor) -> Float32Array:
     """Its values as float32, in its shape. Raises a Problem where a value is NaN or infinite."""
-    stored = np.fromfile(tensor.file, tensor.storage, count=tensor.size, offset=tensor.offset)
-    if stored.size != tensor.size:
-        raise Problem(f"{tensor.file} became shorter while it was read", "Load it again when nothing writes to it.")
-    if tensor.dtype == "BF16":  # the upper half of a float32
-        values = (stored.astype(np.uint32) << 16).view(np.float32)
-    else:
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
-            values = stored.astype(np.float32, copy=False)
+    values = to_float32(read_stored(tensor, 0, tensor.size), tensor.dtype)
 
     finite = np.isfinite(values)
     if not finite.all():
@@ -147,6 +146,43 @@ def read_tensor(tensor: Tensor) -> Float32Array:
             "Such a network draws nothing. Take another revision or variant of the checkpoint.",
         )
     return values.reshape(tensor.shape[::-1]).T if tensor.transposed else values.reshape(tensor.shape)
+
+
+def read_bytes(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor in 16 bits, row-major, in pieces. Raises a Problem where a value is NaN or infinite."""
+    if tensor.transposed:
+        stored = read_stored(tensor, 0, tensor.size).reshape(tensor.shape[::-1])
+        parts = iter([np.ascontiguousarray(stored.T).reshape(-1)])
+    else:
+        parts = (read_stored(tensor, start, PIECE) for start in range(0, tensor.size, PIECE))
+    exponent = EXPONENTS[tensor.dtype]
+    for part in parts:
+        if (part.view("<u2") & exponent == exponent).any():
+            read_tensor(tensor)  # which says where
+        yield part.data.cast("B")
+
+
+def read_stored(tensor: Tensor, start: int, count: int) -> NDArray[Any]:
+    """Some of its elements, as they lie in the file; fewer at its end."""
+    count = min(count, tensor.size - start)
+    stored = np.fromfile(tensor.file, tensor.storage, count, offset=tensor.offset + start * tensor.storage.itemsize)
+    if stored.size != count:
+        raise Problem(f"{tensor.file} became shorter while it was read", "Load it again when nothing writes to it.")
+    return stored
+
+
+def to_float32(stored: NDArray[Any], dtype: str) -> Float32Array:
+    """Elements of a type of STORAGE as float32; what is beyond it becomes infinite."""
+    if dtype == "BF16":  # the upper half of a float32
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32, copy=False)
+
+
+def from_bytes(data: bytes, name: str) -> Float32Array:
+    """What the bytes of a type of NAMES stand for, flat."""
+    [dtype] = (dtype for dtype, known in NAMES.items() if known == name)
+    return to_float32(np.frombuffer(data, STORAGE[dtype]), dtype)
 
 
 def sha256(file: Path) -> str:

@@ -10,7 +10,7 @@ from .database import Connection, backend_schema, function
 from .errors import USAGE, Problem
 from .models import plan, settings
 from .names import network_class
-from .tensors import Float32Array
+from .tensors import Float32Array, from_bytes
 
 TOLERANCE = 1e-4  # of the largest value of the layer's output
 TOKENS = 8  # of a text that a network is told
@@ -158,10 +158,13 @@ def read_weights(connection: Connection, name: str, component: str, torch: Any) 
     state: dict[str, Any] = {}
     with connection.cursor(binary=True) as cursor:
         rows = cursor.execute(
-            "select p.key, p.weight, p.bias from sql_diffusion.parameters p where p.model = %s and p.component = %s",
+            "select p.key, case when p.dtype is null then p.weight end, p.dtype, p.weight_bytes, p.weight_shape, p.bias "
+            "from sql_diffusion.parameters p where p.model = %s and p.component = %s",
             [name, component],
         )
-        for key, weight, bias in rows:
+        for key, weight, dtype, data, shape, bias in rows:
+            if dtype is not None:
+                weight = from_bytes(data, dtype).reshape(shape)
             state[f"{key}.weight"] = torch.from_numpy(weight)
             if bias is not None:
                 state[f"{key}.bias"] = torch.from_numpy(bias)

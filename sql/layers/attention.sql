@@ -50,9 +50,9 @@ begin atomic
   -- Pixels are tokens: a linear layer of tokens is a 1x1 convolution of (channels, height, width), and a head is a run of channels.
   select output.planes, output.height, output.width, output.mean, output.variance, output.low, output.high
   from (select case
-               when p.weight is not null and (heads is null or heads < 1 or array_length(p.weight, 1) % heads <> 0)
+               when p.key is not null and (heads is null or heads < 1 or p.weight_shape[1] % heads <> 0)
                then sql_diffusion.fail(format('%s: heads is %s, expected a divisor of the %s outputs of %s.%s', name, coalesce(heads::text, 'null'),
-                                              array_length(p.weight, 1), attention_of_maps.key, projections[1]))
+                                              p.weight_shape[1], attention_of_maps.key, projections[1]))
                end as refused,
                case when context is null then input else context end as source
         from (values (1)) one

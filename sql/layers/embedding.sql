@@ -32,16 +32,35 @@ end;
 comment on function sql_diffusion.embedding(int[], real[]) is
   'The row of the weight, shape (number, features), that each id names, from 0: input_ids (...), output (..., features). torch.nn.functional.embedding.';
 
+create function sql_diffusion.embedding_tokens(input_ids int[], bytes bytea, dtype text, shape int[], name text) returns real[]
+language sql stable parallel safe
+set jit = off
+return (
+  -- of a value that is stored out of line, substring reads its part alone
+  select sql_diffusion.weight_from_bytes(string_agg(case when id >= 0 and id < shape[1]
+                                                    then substring(bytes from 2 * shape[2] * id + 1 for 2 * shape[2])
+                                                    else decode(sql_diffusion.fail(format('%s holds %s, expected from 0 to %s', name, coalesce(id::text, 'null'), shape[1] - 1))::text, 'hex')
+                                                    end, ''::bytea order by position),
+                                         dtype, array[cardinality(input_ids) * shape[2]])
+  from unnest(input_ids) with ordinality ids (id, position));
+comment on function sql_diffusion.embedding_tokens(int[], bytea, text, int[], text) is
+  'The same of a weight of this shape that is stored in 16 bits: its bytes and what they hold (weight_from_bytes).';
+
 create function sql_diffusion.embedding_module(input_ids int[], model text, component text, key text, name text) returns setof sql_diffusion.feature_maps
 language sql stable parallel safe rows 1
 begin atomic
   select (done.maps).planes, (done.maps).height, (done.maps).width, (done.maps).mean, (done.maps).variance, (done.maps).low, (done.maps).high
-  from (select sql_diffusion.to_maps(sql_diffusion.transpose(sql_diffusion.fold(sql_diffusion.embedding_tokens(input_ids, module.weight, name || ': input_ids'), array_length(module.weight, 2))),
+  from (select sql_diffusion.to_maps(sql_diffusion.transpose(sql_diffusion.fold(module.rows, module.features)),
                                      1, cardinality(input_ids)) as maps
-        from (select case when p.weight is null
+        from (select case when p.key is null
                      then array[sql_diffusion.check_parameter(embedding_module.model, embedding_module.component, embedding_module.key, name)::int]::real[]
-                     else p.weight || '{}'::real[]
-                     end as weight
+                     when p.dtype is null
+                     then (select sql_diffusion.embedding_tokens(input_ids, w.weight || '{}'::real[], name || ': input_ids')
+                           from sql_diffusion.parameters w
+                           where w.model = embedding_module.model and w.component = embedding_module.component and w.key = embedding_module.key)
+                     else sql_diffusion.embedding_tokens(input_ids, p.weight_bytes, p.dtype, p.weight_shape, name || ': input_ids')
+                     end as rows,
+                     p.weight_shape[2] as features
               from (values (1)) one
                    left join sql_diffusion.parameters p
                    on p.model = embedding_module.model and p.component = embedding_module.component and p.key = embedding_module.key

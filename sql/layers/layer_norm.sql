@@ -57,10 +57,10 @@ begin atomic
          array_agg(plane.mean order by channel.channel), array_agg(plane.variance order by channel.channel),
          array_agg(plane.low order by channel.channel), array_agg(plane.high order by channel.channel)
   from (select case
-               when p.weight is null
+               when p.key is null
                then sql_diffusion.check_parameter(layer_norm_module.model, layer_norm_module.component, layer_norm_module.key, name)
-               when size.channels <> array_length(p.weight, 1)
-               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name, size.channels, array_length(p.weight, 1), layer_norm_module.key))
+               when size.channels <> p.weight_shape[1]
+               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name, size.channels, p.weight_shape[1], layer_norm_module.key))
                end as refused,
                p.weight,
                p.bias,

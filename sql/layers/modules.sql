@@ -68,7 +68,7 @@ begin atomic
                then sql_diffusion.check_parameter(conv2d_prepared.model, conv2d_prepared.component, conv2d_prepared.key, name)
                when p.in_channels <> cardinality((input).mean)
                then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s of shape %s takes', name,
-                                              cardinality((input).mean), p.in_channels, conv2d_prepared.key, sql_diffusion.shape(p.weight)))
+                                              cardinality((input).mean), p.in_channels, conv2d_prepared.key, p.weight_shape))
                else l.id is not null
                     and ((input).height * scale_factor + 2 * padding - p.kernel_height) / stride + 1
                         <= sql_diffusion.conv2d_rows((input).width * scale_factor, p.kernel_height, p.kernel_width, stride, padding)
@@ -82,17 +82,15 @@ begin atomic
                end as bias,
                l.id as packed,
                l.largest
-        from (select w.weight,
+        from (select w.weight_shape,
                      w.bias,
-                     array_length(w.weight, 1) as out_channels,
-                     array_length(w.weight, 2) as in_channels,
-                     coalesce(array_length(w.weight, 3), 1) as kernel_height,
-                     coalesce(array_length(w.weight, 4), 1) as kernel_width
-              from (select p.weight || '{}'::real[] as weight, p.bias
-                    from (values (1)) one
-                         left join sql_diffusion.parameters p
-                         on p.model = conv2d_prepared.model and p.component = conv2d_prepared.component and p.key = conv2d_prepared.key
-                    offset 0) w
+                     w.weight_shape[1] as out_channels,
+                     w.weight_shape[2] as in_channels,
+                     coalesce(w.weight_shape[3], 1) as kernel_height,
+                     coalesce(w.weight_shape[4], 1) as kernel_width
+              from (values (1)) one
+                   left join sql_diffusion.parameters w
+                   on w.model = conv2d_prepared.model and w.component = conv2d_prepared.component and w.key = conv2d_prepared.key
               offset 0) p
              left join sql_diffusion.packed_layers l
              on l.model = conv2d_prepared.model and l.component = conv2d_prepared.component and l.key = conv2d_prepared.key
@@ -205,9 +203,9 @@ language sql stable parallel safe
 set jit = off
 begin atomic
   select sql_diffusion.check_parameter(model, component, key, name);
-  select case when array_length(input, array_ndims(input)) <> array_length(p.weight, 2) then
+  select case when array_length(input, array_ndims(input)) <> p.weight_shape[2] then
            sql_diffusion.fail(format('%s: the input of %s has shape %s, expected a last dimension of %s', name, key,
-                                     sql_diffusion.shape(input), array_length(p.weight, 2)))
+                                     sql_diffusion.shape(input), p.weight_shape[2]))
          end
   from sql_diffusion.parameters p
   where p.model = linear_module.model and p.component = linear_module.component and p.key = linear_module.key;
@@ -251,10 +249,10 @@ language sql stable parallel safe rows 1
 begin atomic
   select (done.norm).scale, (done.norm).shift, (done.norm).size, (done.norm).with_silu
   from (select case
-               when p.weight is null
+               when p.key is null
                then sql_diffusion.check_parameter(group_norm_of_module.model, group_norm_of_module.component, group_norm_of_module.key, name)
-               when size.channels <> array_length(p.weight, 1)
-               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name, size.channels, array_length(p.weight, 1), group_norm_of_module.key))
+               when size.channels <> p.weight_shape[1]
+               then sql_diffusion.fail(format('%s: input has %s channels, expected %s, as %s takes', name, size.channels, p.weight_shape[1], group_norm_of_module.key))
                when num_groups is null or num_groups < 1 or size.channels % num_groups <> 0
                then sql_diffusion.fail(format('%s: num_groups is %s, expected a divisor of the %s channels of input', name, coalesce(num_groups::text, 'null'), size.channels))
                end as refused,

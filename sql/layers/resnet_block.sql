@@ -58,8 +58,8 @@ begin atomic
   from (select case when temb is not null
                then sql_diffusion.linear_module(sql_diffusion.activated(temb, non_linearity), model, component, key || '.time_emb_proj', 'resnet_block')
                end as features offset 0) projected
-       left join lateral (select array_length(p.weight, 1) as channels,
-                                 array_length(p.weight, 1) * case time_scale_shift when 'scale_shift' then 2 else 1 end as outputs
+       left join lateral (select p.weight_shape[1] as channels,
+                                 p.weight_shape[1] * case time_scale_shift when 'scale_shift' then 2 else 1 end as outputs
                           from sql_diffusion.parameters p
                           where p.model = resnet_block_of_maps.model and p.component = resnet_block_of_maps.component and p.key = resnet_block_of_maps.key || '.norm2') expected
        on true

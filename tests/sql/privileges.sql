@@ -15,7 +15,7 @@ select r.rolname as role, c.relname as "table",
          case when has_table_privilege(r.oid, c.oid, 'trigger') then 'trigger' end) as privileges
 from pg_class c, pg_roles r
 where c.relnamespace = 'sql_diffusion'::regnamespace
-  and c.relkind = 'r'
+  and c.relkind in ('r', 'v')
   and r.rolname in ('sql_diffusion_reader', 'sql_diffusion_loader')
 order by 1 desc, 2;
 
@@ -52,9 +52,10 @@ set sql_diffusion.model = 'butterflies';
 insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DDPMPipeline', '{"_class_name": "DDPMScheduler"}');
 update sql_diffusion.models set defaults = '{}';
 delete from sql_diffusion.models;
-truncate sql_diffusion.parameters;
-alter table sql_diffusion.parameters disable trigger unpack;
-create trigger mine before insert on sql_diffusion.parameters for each row execute function sql_diffusion.unpack();
+select count(*) from sql_diffusion.stored_parameters;
+truncate sql_diffusion.stored_parameters;
+alter table sql_diffusion.stored_parameters disable trigger unpack;
+create trigger mine instead of insert on sql_diffusion.parameters for each row execute function sql_diffusion.write_parameter();
 create table sql_diffusion.mine ();
 select sql_diffusion.pack('butterflies');
 drop extension sql_diffusion;
@@ -66,8 +67,8 @@ insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DD
 update sql_diffusion.models set defaults = '{"num_inference_steps": 10}' where name = 'mine';
 delete from sql_diffusion.models where name = 'mine';
 select sql_diffusion.pack('butterflies');
-truncate sql_diffusion.parameters;
-alter table sql_diffusion.parameters disable trigger unpack;
+truncate sql_diffusion.stored_parameters;
+alter table sql_diffusion.stored_parameters disable trigger unpack;
 reset role;
 
 drop owned by sql_diffusion_reader, sql_diffusion_loader;
