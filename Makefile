@@ -23,6 +23,7 @@ SQL = \
 	$(MODELS)
 
 # The models that come with the extension, and those of them that came after all of the older versions: an update brings these.
+# The others lie as real[] in databases of older versions, where an update leaves them.
 MODELS     = build/butterflies.sql $(NEW_MODELS)
 NEW_MODELS = build/prompted-butterflies.sql
 
@@ -122,7 +123,7 @@ build/scheduler_registry.sql: $(SCHEDULERS) scripts/scheduler_registry.py
 
 $(MODELS): build/%.sql: scripts/bundle_model.py $(wildcard models/*/* models/*/*/*)
 	@mkdir -p build
-	$(PYTHON3) scripts/bundle_model.py models/$* > $@.new && mv $@.new $@
+	$(PYTHON3) scripts/bundle_model.py $(if $(filter $@,$(NEW_MODELS)),--keep-16-bits) models/$* > $@.new && mv $@.new $@
 
 .PHONY: demo test test-versions test-upgrade reference
 demo:

@@ -87,13 +87,20 @@ def quote_json(value: Any) -> str:
     return quote(json.dumps(value)) + "::jsonb"
 
 
+def braces(shape: list[int]) -> str:
+    return "{" + ",".join(str(length) for length in shape) + "}"
+
+
+def bytes_expression(tensor: Tensor) -> str:
+    """The SQL expression that gives the tensor's bytes."""
+    return f"decode('{base64.b64encode(tensor.data).decode('ascii')}', 'base64')"
+
+
 def tensor_expression(tensor: Tensor | None) -> str:
     """The SQL expression that gives the tensor as real[], or null."""
     if tensor is None:
         return "null"
-    data = base64.b64encode(tensor.data).decode("ascii")
-    shape = "{" + ",".join(str(length) for length in tensor.shape) + "}"
-    return f"sql_diffusion.tensor_from_bytes(decode('{data}', 'base64'), '{tensor.dtype}', '{shape}')"
+    return f"sql_diffusion.tensor_from_bytes({bytes_expression(tensor)}, '{tensor.dtype}', '{braces(tensor.shape)}')"
 
 
 def tokenizer_rows(folder: Path, model: str, component: str, tokenizer_class: str) -> Iterator[str]:
@@ -125,7 +132,23 @@ def tokenizer_rows(folder: Path, model: str, component: str, tokenizer_class: st
     )
 
 
-def bundle(folder: Path, name: str) -> Iterator[str]:
+def parameter_row(owner: str, weight: Tensor, bias: Tensor | None, sixteen_bits: bool) -> str:
+    """The SQL statement that writes a module; as `sql-diffusion load` does, vectors are not kept in 16 bits."""
+    if sixteen_bits and weight.dtype != "float32" and len(weight.shape) > 1:
+        columns = "weight_shape, dtype, weight_bytes"
+        value = f"{quote(braces(weight.shape))}, {quote(weight.dtype)}, {bytes_expression(weight)}"
+    else:
+        columns, value = "weight", tensor_expression(weight)
+    return (
+        "insert into sql_diffusion.parameters\n"
+        f"       (model, component, key, {columns}, bias)\n"
+        f"values ({owner},\n"
+        f"        {value},\n"
+        f"        {tensor_expression(bias)});\n"
+    )
+
+
+def bundle(folder: Path, name: str, sixteen_bits: bool) -> Iterator[str]:
     """The SQL statements, in the order in which they must run."""
 
     def read_json(*path: str) -> dict[str, Any]:
@@ -165,13 +188,7 @@ def bundle(folder: Path, name: str) -> Iterator[str]:
             f"values ({quote(name)}, {quote(network)}, {quote_json(config)});\n"
         )
         for key, weight, bias in modules(tensors):
-            yield (
-                "insert into sql_diffusion.parameters\n"
-                "       (model, component, key, weight, bias)\n"
-                f"values ({quote(name)}, {quote(network)}, {quote(key)},\n"
-                f"        {tensor_expression(weight)},\n"
-                f"        {tensor_expression(bias)});\n"
-            )
+            yield parameter_row(f"{quote(name)}, {quote(network)}, {quote(key)}", weight, bias, sixteen_bits)
     for part in parts:
         if "Tokenizer" in parts[part]:
             yield from tokenizer_rows(folder / part, name, part, parts[part])
@@ -182,11 +199,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("folder", type=Path, help="a diffusers pipeline folder")
     parser.add_argument("--name", help="the model's name in the tables (default: the folder's)")
+    parser.add_argument(
+        "--keep-16-bits", action="store_true", help="store weights of 16 bits as they are, not as real[]"
+    )
     arguments = parser.parse_args()
     name = arguments.name or arguments.folder.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9._/-]+", name):
         parser.error(f"--name: {name!r} has characters other than letters, digits and . _ / -")
-    for statement in bundle(arguments.folder, name):
+    for statement in bundle(arguments.folder, name, arguments.keep_16_bits):
         sys.stdout.write(statement + "\n")
 
 
