@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +47,11 @@ def devices() -> list[str]:
 def choose(device: str | None, dtype: str | None) -> Engine:
     """The engine that the settings sql_diffusion.device and sql_diffusion.dtype ask for; None is what is not set."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST:
-        fail(f"backend torch: PyTorch is {torch.__version__}, expected {'.'.join(map(str, OLDEST))} or later", None, "0A000")
+        fail(
+            f"backend torch: PyTorch is {torch.__version__}, expected {'.'.join(map(str, OLDEST))} or later",
+            None,
+            "0A000",
+        )
     found = devices()
     wanted = device or (found[1] if torch.cuda.is_available() else "cpu")
     place = "cuda:0" if wanted == "cuda" else wanted
@@ -165,4 +170,4 @@ def describe() -> str:
         found.append(f"cuda:{number}, {torch.cuda.get_device_name(number)}, {free:.1f} of {total:.1f} GB free")
     if torch.backends.mps.is_available():
         found.append("mps")
-    return f"PyTorch {torch.__version__}, {os.path.dirname(torch.__file__)}; {'; '.join(found)}"
+    return f"PyTorch {torch.__version__}, {Path(torch.__file__).parent}; {'; '.join(found)}"

@@ -23,10 +23,11 @@ def _engine(plpy: Any) -> Any:
     try:
         from . import torch_engine
     except (ImportError, OSError) as error:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
         fail(
-            f"backend torch: PyTorch cannot be loaded by the server's Python {sys.version_info.major}.{sys.version_info.minor}: {error}",
-            "Install it where that Python looks: python3 -m venv --system-site-packages /opt/torch && /opt/torch/bin/pip install torch, "
-            "and PYTHONPATH=/opt/torch/lib/python3.x/site-packages in the server's environment; then restart it.",
+            f"backend torch: PyTorch cannot be loaded by the server's Python {version}: {error}",
+            "On Debian and Ubuntu: python3 -m venv --system-site-packages /opt/torch; /opt/torch/bin/pip install torch; add "
+            f"PYTHONPATH = '/opt/torch/lib/python{version}/site-packages' to /etc/postgresql/.../environment; then restart the server.",
             "58P01",
         )
     return torch_engine

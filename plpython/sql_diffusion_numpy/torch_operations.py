@@ -55,7 +55,9 @@ def _group_norm(network: Any, key: str, x: Tensor, num_groups: int, eps: float) 
 def _resized(x: Tensor, resample: str) -> Tensor:
     """Twice as high and wide, every pixel four times (upsample), or the means of four (downsample)."""
     planes = x.permute(0, 3, 1, 2)
-    resized = functional.interpolate(planes, scale_factor=2.0) if resample == "upsample" else functional.avg_pool2d(planes, 2)
+    resized = (
+        functional.interpolate(planes, scale_factor=2.0) if resample == "upsample" else functional.avg_pool2d(planes, 2)
+    )
     return resized.permute(0, 2, 3, 1)
 
 
