@@ -19,6 +19,9 @@ from . import threads
 from .errors import fail
 from .layers.modules import Arrays, Engine, Layout, PlanRow, Read
 
+# Threads that wait let others run: those of OpenMP would spin, and where a server has more to do than cores, that makes
+# a pass ten times longer.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 with threads.signals_blocked():
     import torch
 
