@@ -34,7 +34,7 @@ def one_thread() -> None:
     torch_engine.use_threads(1)
 
 
-def assembled(connection: Connection, reference: Any, dtype: str = "float32") -> Any:
+def assembled(connection: Connection, reference: Any, dtype: str = "float32", device: str = "cpu") -> Any:
     """A network of diffusers or transformers as the engine has it."""
     rows = connection.execute(
         """select p.step, p.operation, coalesce(p.key, ''), coalesce(p.inputs, '{}'), p.in_channels, p.out_channels, p.level, p.settings
@@ -53,7 +53,7 @@ def assembled(connection: Connection, reference: Any, dtype: str = "float32") ->
         bias = state.get(f"{key}.bias")
         return state[f"{key}.weight"].numpy(), None if bias is None else bias.numpy()
 
-    engine = torch_engine.choose("cpu", dtype)
+    engine = torch_engine.engine(device, dtype)
     return engine.assemble(engine.lay_out([PlanRow(*row) for row in rows], read, keys, 8, 8))
 
 
@@ -86,6 +86,49 @@ def test_half_precision_is_as_near_as_its_bits(connection: Connection, rng: np.r
     ours = run(assembled(connection, unet, dtype), sample=sample, timestep=torch.tensor([500]))["sample"]
     assert relative_error(ours, theirs) > TOLERANCE  # it is half precision
     is_alike(ours, theirs, HALF[dtype])
+
+
+def test_tensors_are_where_the_weights_are(connection: Connection, rng: np.random.Generator) -> None:
+    """On a device that has no numbers and refuses those of another, as a GPU does: steps keep it, and their dtype."""
+    batch, text = 2, {"encoder_hidden_states": (TOKENS, CONDITION["cross_attention_dim"])}
+    networks: list[tuple[Any, dict[str, tuple[int, ...]]]] = [
+        (
+            UNet2DConditionModel(**{**CONDITION, **variation}),
+            {**text, **{name: shape or (1,) for name, shape in extra.items()}},
+        )
+        for variation, extra in CONDITIONS.values()
+    ]
+    networks += [
+        (random_unet(rng, **variation), {} if label is None else {"class_labels": label or (1,)})
+        for variation, label in PIXELS.values()
+    ]
+    for unet, extra in networks:
+        found = assembled(connection, unet, "float16", "meta")
+        size = unet.config.sample_size
+        shapes = {"sample": (unet.config.in_channels, *([size, size] if isinstance(size, int) else size)), **extra}
+        inputs = {name: np.ones((batch, *shape), np.float32) for name, shape in shapes.items()}
+        inputs["timestep"] = np.ones((1, 1), np.float32)
+        for row, result in network.run_steps(found, inputs):
+            assert result.device.type == "meta" or result.ndim == 2, row
+        assert (result.device.type, result.dtype) == ("meta", torch.float16)
+    for kind, settings in AUTOENCODERS.values():
+        autoencoder = random_autoencoder(rng, kind, settings)
+        found = assembled(connection, autoencoder, "float16", "meta")
+        for name, shape in zip(("image", "latent"), sizes(autoencoder), strict=True):
+            for _, result in network.run_steps(found, {name: np.ones((batch, *shape), np.float32)}):
+                assert result.device.type == "meta"
+            assert result.dtype == torch.float32
+    encoder = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_SETTINGS))
+    language = random_gpt(rng, 60)
+    for found, inputs in (
+        (assembled(connection, encoder, "float16", "meta"), {"input_ids": np.ones((batch, 9, 1), np.float32)}),
+        (
+            assembled(connection, language, "float16", "meta"),
+            {name: np.ones((batch, 9, 1), np.float32) for name in ("input_ids", "position_ids")},
+        ),
+    ):
+        for row, result in network.run_steps(found, inputs):
+            assert result is network.MISSING or result.device.type == "meta", row
 
 
 @pytest.mark.parametrize(("variation", "label"), PIXELS.values(), ids=PIXELS.keys())

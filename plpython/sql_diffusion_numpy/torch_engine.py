@@ -166,8 +166,7 @@ def empty_cache() -> None:
 
 def describe() -> str:
     """Version, and each device with its memory."""
-    total, free = (os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    found = [f"cpu, {free:.1f} of {total:.1f} GB free"]
+    found = [f"cpu, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"]
     for number in range(torch.cuda.device_count()):
         free, total = (size / 1e9 for size in torch.cuda.mem_get_info(number))
         found.append(f"cuda:{number}, {torch.cuda.get_device_name(number)}, {free:.1f} of {total:.1f} GB free")

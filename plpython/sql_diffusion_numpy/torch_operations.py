@@ -30,6 +30,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def _together(inputs: Inputs) -> Inputs:
+    """Two tensors: one that came from outside is taken to where the other is."""
+    a, b = inputs
+    return [a, b.to(a.device)] if b.device.type == "cpu" else [a.to(b.device), b]
+
+
 # Layers with their parameters
 
 
@@ -154,7 +160,7 @@ def layer_norm(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Te
 
 def linear(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
     hidden = _linear(network, row.key, inputs[0])
-    return hidden if len(inputs) == 1 else hidden + inputs[1]
+    return hidden if len(inputs) == 1 else hidden + inputs[1].to(hidden)
 
 
 def resnet_block(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
@@ -207,12 +213,12 @@ def quantize(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tens
 
 
 def timestep_embedding(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
-    wave = numpy_timestep_embedding.run(network, row, [vector_value(inputs[0].numpy())], {})
+    wave = numpy_timestep_embedding.run(network, row, [vector_value(inputs[0].float().cpu().numpy())], {})
     return torch.from_numpy(vector_of(wave)).reshape(len(inputs[0]), -1)
 
 
 def fourier_embedding(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
-    wave = numpy_fourier_embedding.run(network, row, [vector_value(inputs[0].numpy())], {})
+    wave = numpy_fourier_embedding.run(network, row, [vector_value(inputs[0].float().cpu().numpy())], {})
     return torch.from_numpy(vector_of(wave)).reshape(len(inputs[0]), -1)
 
 
@@ -220,7 +226,8 @@ def fourier_embedding(network: Any, row: PlanRow, inputs: Inputs, shared: Shared
 
 
 def add(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
-    return inputs[0] + inputs[1]
+    a, b = _together(inputs)
+    return a + b
 
 
 def affine(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
@@ -232,7 +239,7 @@ def center_input_sample(network: Any, row: PlanRow, inputs: Inputs, shared: Shar
 
 
 def concatenate(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
-    return torch.cat(inputs, dim=-1)
+    return torch.cat(_together(inputs), dim=-1)
 
 
 def divide(network: Any, row: PlanRow, inputs: Inputs, shared: Shared) -> Tensor:
