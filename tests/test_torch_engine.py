@@ -240,6 +240,22 @@ def test_what_float16_cannot_hold_is_an_error(connection: Connection, rng: np.ra
     assert "bfloat16" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_too_little_memory(
+    connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    found = assembled(connection, random_unet(rng))
+    monkeypatch.setattr(torch_operations, "conv2d", fails)
+    with pytest.raises(MemoryError):  # which functions.py makes PostgreSQL's
+        run(found, sample=torch.randn(1, 3, 8, 8), timestep=torch.tensor([1]))
+
+
 def test_weights_are_those_that_were_read(connection: Connection, rng: np.random.Generator) -> None:
     """On the CPU, in single precision, no copy of them is made; convolutions have them with the channels last."""
     found = assembled(connection, random_unet(rng))

@@ -7,9 +7,11 @@ copy of its own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,17 @@ def use_threads(count: int) -> None:
 _begun: list[bool] = []
 
 
+@contextlib.contextmanager
+def memory() -> Iterator[None]:
+    """Where PyTorch has not enough of it, that is the error of Python."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
+            raise MemoryError from error
+        raise
+
+
 def lay_out(plan: list[PlanRow], read: Read, keys: list[str], height: int, width: int) -> Layout:
     """All parameters; of weights (out, in, height, width) the channels come last."""
     layout = Layout(plan, {}, {})
@@ -107,7 +120,7 @@ def assemble(layout: Layout, device: str, dtype: str) -> TorchNetwork:
     inputs = {row.key for row in layout.plan if row.operation == "input"}
     kind = torch.float32 if inputs & {"image", "latent"} else getattr(torch, dtype)
     weights = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), memory():
         warnings.simplefilter("ignore")  # that a mapped array is not to be written, which nothing does
         for key, array in layout.arrays.items():
             weight = torch.from_numpy(np.ascontiguousarray(array))
@@ -130,14 +143,8 @@ def run_step(network: TorchNetwork, row: PlanRow, inputs: list[Any], shared: dic
     operation = getattr(torch_operations, row.operation, None)
     if operation is None:
         fail(f"step {row.step} has the operation {row.operation}, which backend torch does not have", sqlstate="0A000")
-    try:
+    with memory():
         return operation(network, row, inputs, shared)
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise MemoryError from error
-        raise
 
 
 def step_tensor(row: PlanRow, value: Any) -> np.ndarray:
