@@ -1,5 +1,7 @@
 """Print the install script of the extension sql_diffusion_numpy: the SQL files beside this one, the package in start().
 
+What runs networks is there twice: in schema sql_diffusion_numpy, and in schema sql_diffusion_torch for PyTorch.
+
 Standard library only, so that building the extension needs nothing but Python.
 
     python3 plpython/build.py > build/sql_diffusion_numpy--VERSION.sql
@@ -37,30 +39,45 @@ DECLARATION = re.compile(r"create function sql_diffusion_numpy\.(\w+)\(([^()]*)\
 BODY = """as $$
 if "sql_diffusion_numpy" not in GD:
     plpy.execute("select sql_diffusion_numpy.start()")
-return GD["sql_diffusion_numpy"].{function}({arguments})
+return GD["{schema}"].{call}({arguments})
 $$;
-comment on function sql_diffusion_numpy.{name}({types}) is 'sql_diffusion.{name} in NumPy: see there.';
+comment on function {schema}.{name}({types}) is 'sql_diffusion.{name} {how}: see there.';
 """
 
+# What runs networks
+ON_TORCH = (
+    "text_encoder", "network_steps", "unet_steps", "unet", "vae_decode", "vae_encode", "vae_moments", "ddpm_steps",
+    "ddpm_generate", "text_to_image_steps", "text_to_image", "redraw_steps", "redraw", "finished_image", "gpt_next",
+    "gpt_generate",
+)  # fmt: skip
 
-def complete(declaration: re.Match[str]) -> str:
+
+def complete(declaration: re.Match[str], torch: bool = False) -> str:
     """A declaration of functions.sql with a body in place of the name of its function in Python, and with a comment."""
     name, parameters, function = declaration.groups()
+    schema = "sql_diffusion_torch" if torch else "sql_diffusion_numpy"
     inputs = [text.split() for text in parameters.split(",") if text.split()[0] != "out"]
     types = [" ".join(words[1:]).partition(" default ")[0] for words in inputs]
     body = BODY.format(
+        schema=schema,
         name=name,
-        function=function,
-        arguments=", ".join(["plpy", *(words[0] for words in inputs)]),
+        call="call" if torch else function,
+        how="in PyTorch" if torch else "in NumPy",
+        arguments=", ".join(["plpy", *([f'"{function}"'] if torch else []), *(words[0] for words in inputs)]),
         types=", ".join(types),
     )
-    return declaration[0].removesuffix(f"as '{function}';\n") + body
+    head = declaration[0].removesuffix(f"as '{function}';\n")
+    return head.replace("sql_diffusion_numpy", schema, 1) + body
 
 
 def main() -> None:
     schema = (HERE / "schema.sql").read_text(encoding="utf-8")
-    functions = DECLARATION.sub(complete, (HERE / "functions.sql").read_text(encoding="utf-8"))
-    sys.stdout.write(schema.replace("@start@\n", start()) + "\n" + functions)
+    declarations = (HERE / "functions.sql").read_text(encoding="utf-8")
+    sys.stdout.write(schema.replace("@start@\n", start()) + "\n" + DECLARATION.sub(complete, declarations) + "\n")
+    sys.stdout.write((HERE / "torch.sql").read_text(encoding="utf-8"))
+    again = [found for found in DECLARATION.finditer(declarations) if found[1] in ON_TORCH]
+    assert {found[1] for found in again} == set(ON_TORCH)
+    sys.stdout.write("\n".join(complete(found, torch=True) for found in again))
 
 
 if __name__ == "__main__":

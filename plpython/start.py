@@ -52,6 +52,7 @@ def load():
     digest = hashlib.sha256("\0".join(SOURCES[name] for name in sorted(SOURCES)).encode()).hexdigest()
     importlib.import_module(PACKAGE + ".parameters").SOURCE_DIGEST = digest
     GD[PACKAGE] = importlib.import_module(PACKAGE + ".functions")
+    GD["sql_diffusion_torch"] = importlib.import_module(PACKAGE + ".torch_functions")
 
 
 load()

@@ -121,14 +121,20 @@ def config_of(network: Any) -> dict[str, Any]:
     return {**json.loads(network.config.to_json_string(use_diff=False)), "architectures": [type(network).__name__]}
 
 
+def state_of(network: Any) -> dict[str, torch.Tensor]:
+    """The parameters as a checkpoint has them."""
+    state = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+    if "CLIPText" in type(network).__name__:  # transformers 5 leaves out what checkpoints have
+        state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
+    return state
+
+
 def insert_component(connection: psycopg.Connection, model: str, component: str, network: Any) -> None:
     connection.execute(
         "insert into sql_diffusion.components (model, component, config) values (%s, %s, %s)",
         [model, component, json.dumps(config_of(network))],
     )
-    state = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
-    if "CLIPText" in type(network).__name__:  # transformers 5 leaves out what checkpoints have
-        state = {key if key.startswith("text_") else f"text_model.{key}": value for key, value in state.items()}
+    state = state_of(network)
     for key in dict.fromkeys(parameter.rpartition(".")[0] for parameter in state):
         weight, bias = state[f"{key}.weight"], state.get(f"{key}.bias")
         if weight.ndim > 1 and weight.dtype in (torch.float16, torch.bfloat16):

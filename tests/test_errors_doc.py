@@ -102,6 +102,15 @@ def test_what_the_doctor_finds(numpy_session: psycopg.Connection, check: str, st
     assert re.fullmatch(pattern, detail), (pattern, detail)
 
 
+def test_without_pytorch(numpy_session: psycopg.Connection) -> None:
+    with psycopg.connect(dbname=numpy_session.info.dbname) as own:
+        own.execute(f"do language plpython3u $${NO_NUMPY.replace('numpy', 'torch')}$$")
+        with pytest.raises(psycopg.Error) as caught:
+            own.execute("select ddpm_generate(1, backend => 'torch')")
+        own.rollback()
+    assert re.sub(r"ython ?3\.\d+", lambda found: found[0].partition("3")[0] + "3.11", shown(caught.value)) in INDENTED
+
+
 def test_without_numpy(numpy_session: psycopg.Connection) -> None:
     with psycopg.connect(dbname=numpy_session.info.dbname) as own:
         own.execute(f"do language plpython3u $${NO_NUMPY}$$")

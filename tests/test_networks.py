@@ -283,6 +283,10 @@ def test_pixel_unet_is_that_of_diffusers(
         assert relative_error(result, theirs) < tolerance, schema
 
 
+TEXT_SETTINGS: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 40, "projection_dim": 12, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "max_position_embeddings": 20, "bos_token_id": 48, "eos_token_id": 49, "pad_token_id": 49,
+}  # fmt: skip
 TEXT: dict[str, dict[str, Any]] = {
     "small": {},
     "gelu": {"hidden_act": "gelu"},
@@ -298,11 +302,7 @@ def test_text_encoder_is_that_of_transformers(
     server: Connection, rng: np.random.Generator, variation: dict[str, Any], projected: bool
 ) -> None:
     torch.manual_seed(int(rng.integers(2**32)))
-    settings = {
-        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 40, "projection_dim": 12, "num_hidden_layers": 3,
-        "num_attention_heads": 2, "max_position_embeddings": 20, "bos_token_id": 48, "eos_token_id": 49, "pad_token_id": 49,
-    }  # fmt: skip
-    config = CLIPTextConfig(**{**settings, **variation})
+    config = CLIPTextConfig(**{**TEXT_SETTINGS, **variation})
     encoder = randomize((CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
     insert_model(server, "random", None, text_encoder=encoder)
     assert parameters_asked_for(server, encoder) == parameters_of(encoder)

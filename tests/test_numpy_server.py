@@ -802,7 +802,7 @@ def test_without_numpy_the_first_call_tells_what_to_install(connect: Connect) ->
 
 def test_doctor(server: Connection) -> None:
     rows = {row[0]: row[1:] for row in server.execute("select * from sql_diffusion_numpy.doctor()")}
-    assert list(rows) == ["interpreter", "numpy", "blas", "threads", "cache", "version"]
+    assert list(rows) == ["interpreter", "numpy", "blas", "threads", "torch", "cache", "version"]
     assert all(status in ("ok", "warning") for status, _ in rows.values())
     assert "GFLOP/s" in rows["blas"][1]
     version = value(server, "select extversion from pg_extension where extname = 'sql_diffusion_numpy'")

@@ -1,4 +1,5 @@
-"""Every function of schema sql_diffusion that computes has its twin in schema sql_diffusion_numpy."""
+"""Every function of schema sql_diffusion that computes has its twin in schema sql_diffusion_numpy; those that run networks
+have one in schema sql_diffusion_torch too."""
 
 from __future__ import annotations
 
@@ -73,6 +74,19 @@ def test_twins(numpy_connection: Connection) -> None:
         assert our == their
 
 
+def test_what_runs_networks_has_a_twin_in_torch(numpy_connection: Connection) -> None:
+    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache"]]).fetchall()
+    theirs = numpy_connection.execute(SIGNATURES, ["sql_diffusion_numpy", OWN]).fetchall()
+    assert set(ours) <= set(theirs)
+    verbs = numpy_connection.execute(
+        """select p.proname from pg_proc p
+           where p.pronamespace = 'public'::regnamespace and 'backend' = any(p.proargnames) and p.proname not like 'image\\_%'"""
+    )
+    called = {row[0] for row in verbs.fetchall()} - {"inpaint", "inpaint_steps", "upscale", "upscale_steps"}  # redraw's
+    assert called <= {row[0] for row in ours}
+    assert {"unet", "redraw", "redraw_steps", "text_encoder", "vae_decode", "vae_encode"} <= {row[0] for row in ours}
+
+
 def test_no_function_in_python_goes_into_a_parallel_plan(numpy_connection: Connection) -> None:
     query = """
         select distinct p.proparallel
@@ -87,7 +101,7 @@ def test_every_function_is_explained(numpy_connection: Connection) -> None:
     rows = numpy_connection.execute(
         """select p.oid::regprocedure::text
            from pg_proc p
-           where p.pronamespace = 'sql_diffusion_numpy'::regnamespace
+           where p.pronamespace in ('sql_diffusion_numpy'::regnamespace, 'sql_diffusion_torch'::regnamespace)
              and obj_description(p.oid, 'pg_proc') is null"""
     ).fetchall()
     assert rows == []

@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "an unknown backend": (
         "1, 'random', 2, backend => 'cuda'",
         "22023",
-        "backend is 'cuda', expected auto, sql or numpy",
+        "backend is 'cuda', expected auto, sql, numpy or torch",
     ),
 }
 

@@ -30,6 +30,8 @@ create operator {schema}.* (leftarg = numeric, rightarg = int, function = {schem
 create operator {schema}.- (leftarg = numeric, rightarg = int, function = {schema}.hijack_wide);
 """
 
+# Those of the other extension
+OTHER_SCHEMAS = ("sql_diffusion_numpy.", "sql_diffusion_torch.")
 
 # Every function and aggregate of the extension, and its language.
 FUNCTIONS = """
@@ -64,9 +66,9 @@ def test_every_name_is_bound_when_a_function_is_made(connection: Connection) -> 
     assert len(rows) > 40
     for function, has_bound_body, language, settings, text in rows:
         searched = settings != ["search_path=pg_catalog, pg_temp"]
-        if language == "sql" and not has_bound_body:  # the way to the other extension: columns, and one qualified call
+        if language == "sql" and not has_bound_body:  # the way to the other extension: columns, and qualified calls
             calls = re.findall(r"([\w.]+)\(", text)
-            assert [call for call in calls if not call.startswith("sql_diffusion_numpy.")] == [], function
+            assert [call for call in calls if not call.startswith(OTHER_SCHEMAS)] == [], function
             assert not re.search(r"[-+*/<>=~!@#%^&|`?]|::|\bcast\b", text), function
         else:
             assert has_bound_body or (language == "plpgsql" and not searched), function

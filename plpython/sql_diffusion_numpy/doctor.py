@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ def diagnose(plpy: Any) -> Iterator[Row]:
     yield "numpy", "ok", f"NumPy {np.__version__}, {os.path.dirname(np.__file__)}"
     yield _blas()
     yield _threads()
+    yield _torch()
     yield _cache(plpy)
     yield _version(plpy)
 
@@ -77,6 +79,16 @@ def _threads() -> Row:
                 "connect again, or install threadpoolctl",
             )
     return "threads", "ok", f"{detail}; {blas}"
+
+
+def _torch() -> Row:
+    if importlib.util.find_spec("torch") is None:
+        return "torch", "ok", f"not installed; backend torch needs PyTorch where {sys.prefix} finds it"
+    try:
+        from . import torch_engine
+    except (ImportError, OSError) as error:
+        return "torch", "warning", f"backend torch cannot be used: {error}"
+    return "torch", "ok", torch_engine.describe()
 
 
 def _cache(plpy: Any) -> Row:

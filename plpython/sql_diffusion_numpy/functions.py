@@ -743,7 +743,8 @@ def _steps(plpy: Any, given: dict[str, Any], model: str | None, component: str) 
     found, inputs = _network(plpy, given, model, component)
     for row, value in network.run_steps(found, inputs):
         session.cancel_point(plpy)
-        yield row.step, row.operation, row.key or None, network.step_tensor(row, value)[0] if value else None
+        tensor_of_step = None if value is network.MISSING else found.engine.step_tensor(row, value)[0]
+        yield row.step, row.operation, row.key or None, tensor_of_step
 
 
 @boundary

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from . import network
-from .layers.modules import Network, joined, plain
+from .layers.modules import Network
 from .random import manual_seed, random_words
 
 
@@ -40,7 +41,7 @@ def next_tokens(
 def passes(found: Network, input_ids: list[int], between: Callable[[], None]) -> Iterator[np.ndarray]:
     """The logits after a list of tokens, which whoever takes them lets grow: of those that a pass has read, the next one
     has the keys and values."""
-    past: dict[str, np.ndarray] = {}
+    past: dict[str, Any] = {}
     read = 0
     while True:
         new = np.array(input_ids[read:], np.float32)
@@ -52,8 +53,8 @@ def passes(found: Network, input_ids: list[int], between: Callable[[], None]) ->
             between()
             if row.operation == "output" and not row.key.startswith("hidden_states."):
                 outputs[row.key] = value
-        logits = network.step_tensor(row, outputs.pop("logits"))[0]
-        past = {key: joined(plain(value))[:, 0] for key, value in outputs.items()}
+        logits = found.engine.step_tensor(row, outputs.pop("logits"))[0]
+        past = {key: found.engine.kept_value(value) for key, value in outputs.items()}
         read = len(input_ids)
         yield logits
 

@@ -2,19 +2,23 @@
 
 lay_out reads the parameters once; assemble_network makes a network of what lay_out made, or of the same arrays read
 back from a file; run_steps is one pass. What a step does is in the module of operations/ with its operation's name.
+They are those of NUMPY, the engine that runs networks unless a call has another.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from .errors import fail
 from .layers.conv2d import Piece, assemble
-from .layers.modules import ALGORITHMS, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+from .layers.modules import ALGORITHMS, Engine, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+
+MISSING: Any = []  # the value of an optional input that is not there, of any engine
 
 
 def operation_of(row: PlanRow) -> Any:
@@ -53,16 +57,21 @@ def assemble_network(layout: Layout) -> Network:
         name: assemble(ALGORITHMS[algorithm], arrays[name + ".weight"], arrays[name + ".bias"], padding)
         for name, (algorithm, padding) in layout.convolutions.items()
     }
-    return Network(layout.plan, convolutions, arrays)
+    return Network(layout.plan, convolutions, arrays, NUMPY)
 
 
 def input_value(tensor: np.ndarray) -> Value:
-    """Images (batch, channels, height, width), tokens (batch, tokens, features) or vectors ([batch,] features)."""
+    """Of images (batch, channels, height, width), tokens (batch, tokens, features) or vectors ([batch,] features)."""
     if tensor.ndim == 4:
         return [Piece(np.ascontiguousarray(tensor.transpose(0, 2, 3, 1), np.float32), None)]
     if tensor.ndim == 3:
         return [Piece(np.ascontiguousarray(tensor[:, None], np.float32), None)]
     return vector_value(np.ascontiguousarray(tensor, np.float32))
+
+
+def run_step(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    value: Value = operation_of(row).run(network, row, inputs, shared)
+    return value
 
 
 def plan_part(plan: list[PlanRow], names: Iterable[str]) -> list[PlanRow]:
@@ -86,17 +95,18 @@ def deepest_level(plan: list[PlanRow]) -> int:
     return max(0, *(row.level or 0 for row in plan))
 
 
-def run_steps(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[PlanRow, Value]]:
-    """One pass over its named inputs (input_value), a step at a time: -> the row, and its result."""
+def run_steps(network: Network, inputs: Mapping[str, Any]) -> Iterator[tuple[PlanRow, Any]]:
+    """One pass over its named inputs (input_value), a step at a time: -> the row, and its result, the engine's own."""
+    engine = network.engine
     plan = plan_part(network.plan, inputs)
     last_use = {step: row.step for row in plan for step in row.inputs}
-    results: dict[int, Value] = {}
+    results: dict[int, Any] = {}
     shared: dict[str, Any] = {}
     for row in plan:
         if row.operation == "input":
-            result = input_value(inputs[row.key]) if row.key in inputs else []  # an optional one
+            result = engine.input_value(inputs[row.key]) if row.key in inputs else MISSING
         else:
-            result = operation_of(row).run(network, row, [results[step] for step in row.inputs], shared)
+            result = engine.run_step(network, row, [results[step] for step in row.inputs], shared)
         yield row, result
         for step in row.inputs:
             if last_use[step] == row.step:
@@ -114,6 +124,25 @@ def step_tensor(row: PlanRow, value: Value) -> np.ndarray:
     return values[:, 0, 0] if values.shape[2] == 1 else values[:, 0]
 
 
+def kept_value(value: Value) -> np.ndarray:
+    return joined(plain(value))[:, 0]
+
+
+NUMPY = Engine(
+    "numpy",
+    "",
+    lambda plan, read, keys, height, width: lay_out(plan, read, height, width),
+    assemble_network,
+    input_value,
+    run_step,
+    step_tensor,
+    kept_value,
+)
+
+# What loads the networks of a call.
+ENGINE: ContextVar[Engine] = ContextVar("sql_diffusion engine", default=NUMPY)
+
+
 def run(
     network: Network, inputs: Mapping[str, np.ndarray], between: Callable[[], None] = lambda: None
 ) -> dict[str, np.ndarray]:
@@ -125,6 +154,6 @@ def run(
     for row, value in run_steps(network, inputs):
         between()
         if row.operation == "output":
-            outputs[row.key] = step_tensor(row, value)
-    outputs["sample"] = step_tensor(row, value)
+            outputs[row.key] = network.engine.step_tensor(row, value)
+    outputs["sample"] = network.engine.step_tensor(row, value)
     return outputs

@@ -14,7 +14,7 @@ import numpy as np
 from . import cache
 from .errors import fail
 from .layers.modules import Layout, Network, PlanRow
-from .network import assemble_network, lay_out
+from .network import ENGINE
 from .session import give_memory_back, query
 from .tensors import numbers_from_bytes, read_array_send
 
@@ -33,7 +33,7 @@ class Model(NamedTuple):
 
 _models: OrderedDict[tuple[str, str, str], tuple[str, Model]] = (
     OrderedDict()
-)  # database, model, component -> digest, network
+)  # database, model, component and whose files -> digest and engine, network
 
 # What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can
 # change a value of a row and leave both as they are.
@@ -60,6 +60,14 @@ from sql_diffusion.plan($1, $2)
 order by step
 """
 
+_KEYS = """
+select p.key
+from sql_diffusion.parameters p
+where p.model = $1
+  and p.component = $2
+order by p.key collate "C"
+"""
+
 _PARAMETER = """
 select p.dtype, p.weight_shape,
        case when p.dtype is null then pg_catalog.array_send(p.weight) else p.weight_bytes end as weight,
@@ -82,27 +90,29 @@ def get_model(
             [SOURCE_DIGEST, name, component, identity["place"], identity["config"], identity["parameters"]]
         ).encode()
     ).hexdigest()
-    place = (identity["place"], name, component)
+    engine = ENGINE.get()
+    place, state = (identity["place"], name, component + engine.files), f"{digest} {engine.name}"
     known = _models.get(place)
-    if known is not None and known[0] == digest:
+    if known is not None and known[0] == state:
         _models.move_to_end(place)
         return known[1]
     _models.pop(place, None)
     model = _load(plpy, name, component, identity, digest, between)
     give_memory_back()
-    _models[place] = digest, model
+    _models[place] = state, model
     while len(_models) > KEPT:
         _models.popitem(last=False)
     return model
 
 
 def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
-    file = cache.file_name(identity["database"], name, component, digest)
+    engine = ENGINE.get()
+    file = cache.file_name(identity["database"], name, component + engine.files, digest)
     shape = list(identity["shape"])
     try:
         folder = cache.open_folder(cache_folder(plpy), make=True)
     except cache.Unusable:
-        return Model(assemble_network(_read(plpy, name, component, shape)), shape, None)
+        return Model(engine.assemble(_read(plpy, name, component, shape)), shape, None)
     try:
         layout = None
         try:
@@ -110,7 +120,7 @@ def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, betw
         except cache.Unusable:
             own = _read(plpy, name, component, shape)
         if layout is not None:
-            return Model(assemble_network(layout), shape, file)
+            return Model(engine.assemble(layout), shape, file)
         try:
             try:
                 layout = cache.read(folder, file)  # another session may have been faster
@@ -118,11 +128,18 @@ def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, betw
                 cache.write(folder, file, own, between)
                 layout = cache.read(folder, file)
                 _sweep(plpy, folder, file, identity["database"])
-            return Model(assemble_network(layout), shape, file)
+            return Model(engine.assemble(layout), shape, file)
         except cache.Unusable:
-            return Model(assemble_network(own), shape, None)
+            return Model(engine.assemble(own), shape, None)
     finally:
         os.close(folder)
+
+
+def forget(files: str) -> None:
+    """Let go of the session's networks of the engines with these files."""
+    for place in [place for place in _models if place[2].endswith(files)]:
+        del _models[place]
+    give_memory_back()
 
 
 def cache_folder(plpy: Any) -> str:
@@ -180,4 +197,5 @@ def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
         assert parameter is not None  # check_model saw to it
         return parameter
 
-    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2])
+    keys = [row["key"] for row in query(plpy, _KEYS, ["text", "text"], [name, component])]
+    return ENGINE.get().lay_out(read_plan(plpy, name, component), read, keys, shape[1], shape[2])

@@ -58,11 +58,12 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as 
 
 
 class Backend(StrEnum):
-    """Which extension computes."""
+    """What computes."""
 
     auto = "auto"
     sql = "sql"
     numpy = "numpy"
+    torch = "torch"
 
 
 class Device(StrEnum):

@@ -138,9 +138,9 @@ def extension_schema(connection: Connection) -> str:
 
 
 def backend_schema(connection: Connection, backend: str | None) -> str:
-    """The schema of the layers that the extension chooses for a backend: of its own, or of the NumPy extension."""
+    """The schema of the layers that the extension chooses for a backend: of its own, or of the NumPy extension's two."""
     row: Any = connection.execute("select sql_diffusion.choose_backend(%s)", [backend]).fetchone()
-    return {"sql": "sql_diffusion", "numpy": "sql_diffusion_numpy"}[row[0]]
+    return {"sql": "sql_diffusion", "numpy": "sql_diffusion_numpy", "torch": "sql_diffusion_torch"}[row[0]]
 
 
 def function(schema: str, name: str) -> sql.Identifier:

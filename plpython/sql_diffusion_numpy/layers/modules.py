@@ -52,6 +52,20 @@ class Network(NamedTuple):
     plan: list[PlanRow]
     convolutions: dict[str, Convolution]
     arrays: Arrays
+    engine: Engine
+
+
+class Engine(NamedTuple):
+    """What runs networks. Values are its own; whatever goes in and comes out is NumPy's."""
+
+    name: str
+    files: str  # stands behind a component's name in the names of the files that share its networks
+    lay_out: Callable[[list[PlanRow], Read, list[str], int, int], Layout]  # the texts are the keys of all parameters
+    assemble: Callable[[Layout], Any]  # a Network, or what has its plan, arrays and engine
+    input_value: Callable[[Any], Any]  # of a tensor, or of what kept_value gave
+    run_step: Callable[[Any, PlanRow, list[Any], dict[str, Any]], Any]
+    step_tensor: Callable[[PlanRow, Any], np.ndarray]
+    kept_value: Callable[[Any], Any]  # tokens of an output, to go into the next pass
 
 
 class Normalized(NamedTuple):
