@@ -203,7 +203,7 @@ def test_an_update_in_pure_sql_goes_whole_or_not_at_all(old_version: str) -> Non
 
 def test_weights_stay_where_they_are(old_version: str) -> None:
     """An update writes none of them anew, and who could read or write the table of older versions can do so with the view."""
-    chunks = "select md5(string_agg(concat_ws(' ', t.ctid, t.xmin, t.chunk_id), ',' order by t.ctid)), count(*) > 1000 from {} t"
+    chunks = "select t.ctid::text, t.xmin::text, t.chunk_id from {} t"
     roles = [f"sql_diffusion_{secrets.token_hex(4)}" for _ in range(2)]
     reader, loader = (sql.Identifier(role) for role in roles)
     with new_database() as updated, psycopg.connect(dbname=updated, autocommit=True) as own:
@@ -211,7 +211,8 @@ def test_weights_stay_where_they_are(old_version: str) -> None:
         toast = own.execute(
             "select reltoastrelid::regclass::text from pg_class where oid = 'sql_diffusion.parameters'::regclass"
         ).fetchall()[0][0]
-        before = own.execute(chunks.format(toast).encode()).fetchone()
+        before = set(own.execute(chunks.format(toast).encode()).fetchall())
+        assert len(before) > 1000
         for role in (reader, loader):
             own.execute(sql.SQL("create role {}").format(role))
         try:
@@ -219,7 +220,7 @@ def test_weights_stay_where_they_are(old_version: str) -> None:
             own.execute(sql.SQL("grant select on sql_diffusion.parameters to {}").format(reader))
             own.execute(sql.SQL("grant insert, update (bias) on sql_diffusion.parameters to {}").format(loader))
             own.execute("alter extension sql_diffusion update")
-            assert before == own.execute(chunks.format(toast).encode()).fetchone() and before and before[1]
+            assert before <= set(own.execute(chunks.format(toast).encode()).fetchall())  # beside those of a new model
             allowed = own.execute(
                 "select r.name, t.name, p.name from unnest(%s::text[]) r (name), "
                 "unnest('{parameters,stored_parameters}'::text[]) t (name), unnest('{select,insert,update}'::text[]) p (name) "

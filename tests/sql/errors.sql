@@ -71,7 +71,7 @@ select image_to_image(array_fill(0.5::real, '{4,64,64}'), null, 42);
 select image_to_image(array_fill(0.5::real, '{3,64,60}'), null, 42);
 select image_to_image(array_fill(2::real, '{3,64,64}'), null, 42);
 select image_to_image(array_fill(0.5::real, '{3,64,64}'), null, null);
-select image_to_image(array_fill(0.5::real, '{3,64,64}'), 'a moth', 42);
+select image_to_image(array_fill(0.5::real, '{3,64,64}'), 'a moth', 42, model => 'butterflies');
 select image_to_image(array_fill(0.5::real, '{3,64,64}'), null, 42, strength => 0);
 select image_to_image(array_fill(0.5::real, '{3,64,64}'), null, 42, strength => 0.01);
 select image_to_image(array_fill(0.5::real, '{3,64,64}'), null, 42, guidance_scale => 3);

@@ -48,4 +48,4 @@ update tokenizers set config = config || '{"model_max_length": 2}' where model =
 
 -- they go with their model
 delete from models where name = 'tiny';
-select (select count(*) from tokenizers) as tokenizers, (select count(*) from vocabulary) as vocabulary, (select count(*) from merges) as merges;
+select (select count(*) from tokenizers where model = 'tiny') as tokenizers, (select count(*) from vocabulary where model = 'tiny') as vocabulary, (select count(*) from merges where model = 'tiny') as merges;
