@@ -635,7 +635,7 @@ def _network(
     plpy: Any, inputs: dict[str, Any], name: str | None, component: str, label: str | None = None
 ) -> tuple[Network, dict[str, np.ndarray]]:
     session.begin(plpy)
-    model = parameters.get_model(plpy, name, component, lambda: session.cancel_point(plpy))
+    model = parameters.get_model(plpy, name, component)
     return model.network, _check_inputs(model.network.plan, inputs, label or component)
 
 
@@ -839,8 +839,7 @@ def _gpt(plpy: Any, prompt: str | None, model: str | None, **settings: tuple[str
         [ids, model, found["component"], *(value for _, value in settings.values())],
     )
     session.begin(plpy)
-    between = functools.partial(session.cancel_point, plpy)
-    return parameters.get_model(plpy, model, found["component"], between).network, row
+    return parameters.get_model(plpy, model, found["component"]).network, row
 
 
 def _text(data: bytes) -> str:
@@ -1122,7 +1121,7 @@ def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndar
     if not rows:
         return pipeline.denormalize(samples)
     between = functools.partial(session.cancel_point, plpy)
-    autoencoder = parameters.get_model(plpy, model, rows[0]["component"], between).network
+    autoencoder = parameters.get_model(plpy, model, rows[0]["component"]).network
     latents = schedulers.scaled(samples, 1 / rows[0]["scaling_factor"])
     decoded = [network.run(autoencoder, {"latent": latent[None]}, between)["sample"][0] for latent in latents]
     return pipeline.denormalize(np.array(decoded))
@@ -1142,7 +1141,7 @@ def _sample(
     if not seeds:
         return
     session.begin(plpy)
-    unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
+    unet, shape, _ = parameters.get_model(plpy, model)
     # What SQL refuses is seen here without a query.
     taken = [row.key for row in unet.plan if row.operation == "input"]
     given = unet.plan[-1].out_channels
@@ -1240,7 +1239,7 @@ def _encode_prompt(
     for component in settings["encoders"]:
         words = tokenizer.get_tokenizer(plpy, model, component.replace("text_encoder", "tokenizer"))
         ids = np.array(tokenizer.tokenize(plpy, prompt, words, True, True), np.float32)
-        encoder = parameters.get_model(plpy, model, component, between).network
+        encoder = parameters.get_model(plpy, model, component).network
         outputs = network.run(encoder, {"input_ids": ids[None, :, None]}, between)
         layers = sum(name.startswith("hidden_states.") for name in outputs) - 1
         states = outputs[f"hidden_states.{layers - skipped}"]
@@ -1327,7 +1326,7 @@ def _text_samples(
     )
     first = settings[0]  # all but the prompt is the same
     condition = _conditions(plpy, [prompt or "" for prompt in prompts], model, first, arguments.guidance_rescale)
-    unet = parameters.get_model(plpy, model, "unet", functools.partial(session.cancel_point, plpy)).network
+    unet = parameters.get_model(plpy, model, "unet").network
     shape = list(first["latent_shape"])
     yield from _batches(
         plpy,
@@ -1446,11 +1445,11 @@ def _redraw_samples(
         condition = _conditions(plpy, texts, model, told, given.guidance_rescale, label)
 
     def encode(picture: np.ndarray) -> np.ndarray:
-        autoencoder = parameters.get_model(plpy, model, settings["autoencoder"], between).network
+        autoencoder = parameters.get_model(plpy, model, settings["autoencoder"]).network
         return network.run(autoencoder, {"image": picture[None]}, between)["sample"][0]
 
     begin = redrawing.beginning_of(picture, white, settings, encode)
-    unet = parameters.get_model(plpy, model, "unet", between).network
+    unet = parameters.get_model(plpy, model, "unet").network
     shape = list(settings["latent_shape"])
     yield from _batches(plpy, unet, schedule, numbers, shape, lambda batch: begin(batch, schedule[0]), condition)
 

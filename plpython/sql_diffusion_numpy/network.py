@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import fail
 from .layers.conv2d import Piece, assemble
-from .layers.modules import ALGORITHMS, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+from .layers.modules import ALGORITHMS, Arrays, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
 
 
 def operation_of(row: PlanRow) -> Any:
@@ -25,9 +25,14 @@ def operation_of(row: PlanRow) -> Any:
         fail(f"step {row.step} has the operation {row.operation}, which nothing implements", sqlstate="0A000")
 
 
-def lay_out(plan: list[PlanRow], read: Read, height: int, width: int) -> Layout:
-    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast."""
-    layout = Layout(plan, {}, {})
+def lay_out(
+    plan: list[PlanRow], read: Read, height: int, width: int, arrays: Arrays | None = None, large: bool = False
+) -> Layout:
+    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast.
+
+    arrays takes what is laid out.
+    """
+    layout = Layout(plan, {}, {} if arrays is None else arrays, large)
     by_operation: dict[Any, list[PlanRow]] = {}
     for row in plan:
         level = plan[row.inputs[0] - 1].level if row.inputs else None

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import cache
 from .errors import fail
-from .layers.modules import Layout, Network, PlanRow
+from .layers.modules import Arrays, Layout, Network, PlanRow
 from .network import assemble_network, lay_out
 from .session import give_memory_back, query
 from .tensors import read_array_send
 
 KEPT = 8  # networks that a session keeps
+LARGE = 64 << 20  # weights from which on a network has few kernels kept as they are multiplied
 SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
 DEFAULT_FOLDER = (
     "pg_stat_tmp/sql_diffusion"  # below the data directory, which is where a backend runs; backups leave it out
@@ -60,6 +61,13 @@ from sql_diffusion.plan($1, $2)
 order by step
 """
 
+_SHAPES = """
+select p.weight_shape as shape
+from sql_diffusion.parameters p
+where p.model = $1
+  and p.component = $2
+"""
+
 _PARAMETER = """
 select pg_catalog.array_send(p.weight) as weight, pg_catalog.array_send(p.bias) as bias
 from sql_diffusion.parameters p
@@ -69,9 +77,7 @@ where p.model = $1
 """
 
 
-def get_model(
-    plpy: Any, name: str | None, component: str = "unet", between: Callable[[], None] = lambda: None
-) -> Model:
+def get_model(plpy: Any, name: str | None, component: str = "unet") -> Model:
     """A network of a model, in the state in which this statement sees it."""
     [identity] = query(plpy, _IDENTITY, ["text", "text"], [name, component])
     assert name is not None  # component_config refuses it
@@ -86,7 +92,7 @@ def get_model(
         _models.move_to_end(place)
         return known[1]
     _models.pop(place, None)
-    model = _load(plpy, name, component, identity, digest, between)
+    model = _load(plpy, name, component, identity, digest)
     give_memory_back()
     _models[place] = digest, model
     while len(_models) > KEPT:
@@ -94,31 +100,23 @@ def get_model(
     return model
 
 
-def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
+def _load(plpy: Any, name: str, component: str, identity: Any, digest: str) -> Model:
     file = cache.file_name(identity["database"], name, component, digest)
     shape = list(identity["shape"])
     try:
         folder = cache.open_folder(cache_folder(plpy), make=True)
     except cache.Unusable:
-        return Model(assemble_network(_read(plpy, name, component, shape)), shape, None)
+        return Model(assemble_network(_read(plpy, name, component, shape, {})), shape, None)
     try:
-        layout = None
         try:
             layout = cache.read(folder, file)
         except cache.Unusable:
-            own = _read(plpy, name, component, shape)
-        if layout is not None:
-            return Model(assemble_network(layout), shape, file)
-        try:
-            try:
-                layout = cache.read(folder, file)  # another session may have been faster
-            except cache.Unusable:
-                cache.write(folder, file, own, between)
-                layout = cache.read(folder, file)
-                _sweep(plpy, folder, file, identity["database"])
-            return Model(assemble_network(layout), shape, file)
-        except cache.Unusable:
-            return Model(assemble_network(own), shape, None)
+            cache.write(folder, file, lambda arrays: _read(plpy, name, component, shape, arrays))
+            layout = cache.read(folder, file)
+            _sweep(plpy, folder, file, identity["database"])
+        return Model(assemble_network(layout), shape, file)
+    except cache.Unusable:
+        return Model(assemble_network(_read(plpy, name, component, shape, {})), shape, None)
     finally:
         os.close(folder)
 
@@ -166,7 +164,8 @@ def read_parameter(
     return weight, bias
 
 
-def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
+def _read(plpy: Any, name: str, component: str, shape: list[int], arrays: Arrays) -> Layout:
+    """The network as the tables have it, its arrays put into what is given for them."""
     query(plpy, "select sql_diffusion.check_model($1)", ["text"], [name])
 
     def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -174,4 +173,6 @@ def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
         assert parameter is not None  # check_model saw to it
         return parameter
 
-    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2])
+    shapes = query(plpy, _SHAPES, ["text", "text"], [name, component])
+    large = sum(math.prod(row["shape"]) for row in shapes) > LARGE
+    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2], arrays, large)
