@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import cache
+from . import cache, memory
 from .errors import fail
 from .layers.modules import Arrays, Layout, Network, PlanRow
 from .network import assemble_network, lay_out
@@ -173,6 +173,6 @@ def _read(plpy: Any, name: str, component: str, shape: list[int], arrays: Arrays
         assert parameter is not None  # check_model saw to it
         return parameter
 
-    shapes = query(plpy, _SHAPES, ["text", "text"], [name, component])
-    large = sum(math.prod(row["shape"]) for row in shapes) > LARGE
-    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2], arrays, large)
+    size = sum(math.prod(row["shape"]) for row in query(plpy, _SHAPES, ["text", "text"], [name, component]))
+    memory.check(4 * size)
+    return lay_out(read_plan(plpy, name, component), read, shape[1], shape[2], arrays, size > LARGE)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..threads import get_count, parallel, share, workspace
+from ..threads import check_point, get_count, parallel, share, workspace
 from .group_norm import Norm, Statistics, channel_statistics, merge_statistics
 
 
@@ -115,6 +115,7 @@ def _block(channels: int, most: int) -> int:
     return best if 4 * best >= min(channels, most) else channels
 
 
+_SMALL = 1 << 17  # weights of a point whose products are small ones
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
@@ -125,7 +126,7 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
     kernel for points.
 
     OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
-    10^6: the weight is cut into blocks for that.
+    10^6: the weight is cut into blocks for that. A large one is faster copied: it is cut for the threads alone.
     """
     outs, ins = weight.shape[:2]
     if algorithm.b is None:
@@ -141,8 +142,11 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
             kernels = weight[begin : begin + some].reshape(-1, ins, weight[0, 0].size).astype(np.float64)
             points[:, :, begin : begin + some] = np.tensordot(transform, kernels, (1, 2)).transpose(0, 2, 1)
     ins = points.shape[1]
-    in_block = _block(ins, 512)
-    out_block = _block(outs, 64 if in_block <= 128 else 32)
+    if ins * outs > _SMALL:
+        in_block, out_block = ins, _block(outs, 320)
+    else:
+        in_block = _block(ins, 512)
+        out_block = _block(outs, 64 if in_block <= 128 else 32)
     blocks = points.reshape(-1, ins // in_block, in_block, outs // out_block, out_block).swapaxes(2, 3)
     return np.ascontiguousarray(blocks, np.float32)
 
@@ -333,12 +337,14 @@ def convolve(
     row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
     most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
+    if in_block * outs > _SMALL:
+        most = max(1, 256 // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
     count, all_rows, all_blocks = get_count(), (0, batch * down), (0, out_blocks)
-    if count <= out_blocks and batch * down * across < 32 * count:
+    if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
         parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
     else:
         parts = [(rows, all_blocks) for rows in share(batch * down, count)]
@@ -361,6 +367,7 @@ def convolve(
                 lines = padded = workspace("padded", rows, columns, ins)
                 _read_rows(padded, activation, norm, picture, first * step - top, left)
             for tile, end in share(stop - first, -(-(stop - first) // most)):
+                check_point(part)
                 tile, many = first + tile, end - tile
                 block = lines[(tile - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..threads import get_count, parallel, share, workspace
+from ..threads import check_point, get_count, parallel, share, workspace
 
 _CACHED = 1 << 17  # scores that stay in the cache between one operation and the next
 _SAFE = 60.0  # exp of this is far from overflow, exp of its negative far from nothing
@@ -40,6 +40,7 @@ def attend(
     def work(part: int) -> None:
         before = None
         for picture, some, span in chunks[slice(*parts[part])]:
+            check_point(part)
             q, k = query[picture, some, span], key[picture, some]
             if before != (picture, some.start):  # what the chunks of the same heads share
                 before = (picture, some.start)
