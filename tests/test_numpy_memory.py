@@ -76,7 +76,7 @@ def test_the_shared_copy_of_a_large_network_is_hardly_larger_than_its_weights(co
         if "upsamplers" in name:
             points = size * 25 // 9
         elif isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3) and module.stride == (1, 1):
-            chosen = conv2d.choose_algorithm(module.in_channels, module.out_channels, *[64 >> level] * 2, True)
+            chosen = conv2d.choose_algorithm(module.in_channels, module.out_channels, 64 >> level, 64 >> level, True)
             points = size * (chosen.g.shape[0] ** 2 if chosen.kept else 9) // 9
         weights, kept = weights + size, kept + points
     assert 859_000_000 < weights < kept < 1.3 * weights

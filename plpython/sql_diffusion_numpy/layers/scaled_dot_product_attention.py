@@ -7,6 +7,7 @@ import numpy as np
 from ..threads import check_point, get_count, parallel, share, workspace
 
 _CACHED = 1 << 17  # scores that stay in the cache between one operation and the next
+_FEW = 128  # queries that are worth a product, however many the keys
 _SAFE = 60.0  # exp of this is far from overflow, exp of its negative far from nothing
 
 
@@ -28,7 +29,7 @@ def attend(
     batch, heads, queries, _ = query.shape
     sources, outs = value.shape[2:]
     together = max(1, min(-(-heads // get_count()), _CACHED // (sources * queries)))  # heads in a chunk
-    length = max(1, min(queries, _CACHED // sources))  # queries in a chunk
+    length = min(queries, max(_FEW, _CACHED // sources))  # queries in a chunk
     chunks = [
         (picture, slice(head, head + together), slice(begin, begin + length))
         for picture in range(batch)
