@@ -58,12 +58,13 @@ begin atomic
     from pg_file_settings f
     where lower(f.name collate "C") = setting_limit.name
   ) s
+  where setting_limit.name in ('sql_diffusion.threads', 'sql_diffusion.memory_limit')  -- others are nobody's to read
   order by s.place, s.seqno desc
   limit 1;
 end;
 comment on function sql_diffusion_numpy.setting_limit(text) is
   'A setting as only an administrator writes it, for the session''s user: by ALTER ROLE or ALTER DATABASE, else by ALTER SYSTEM or in postgresql.conf; NULL where none '
-  'has. SET has no effect on it. Such a value of sql_diffusion.threads or sql_diffusion.memory_limit is the most that a session may take.';
+  'has, and for any but sql_diffusion.threads and sql_diffusion.memory_limit. SET has no effect on it: such a value is the most that a session may take.';
 
 create function sql_diffusion_numpy.doctor() returns table ("check" text, status text, detail text)
 language plpython3u volatile parallel unsafe rows 10

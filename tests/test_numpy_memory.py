@@ -227,6 +227,9 @@ def test_only_an_administrator_raises_a_limit(connect: Connect, rng: np.random.G
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     own.execute(sql.SQL(forbidden).format(sql.Identifier(own.info.dbname)))
+            told = "select sql_diffusion_numpy.setting_limit(%s)"
+            assert own.execute(told, ["sql_diffusion.memory_limit"]).fetchone() == ("2MB",)
+            assert own.execute(told, ["max_connections"]).fetchone() == (None,)  # of a file that is not theirs to read
             administrator.execute(sql.SQL("alter role {} set sql_diffusion.memory_limit = '2GB'").format(name))
             own.execute("set sql_diffusion.memory_limit = '100GB'")
             assert own.execute(PICTURE).fetchone() is not None

@@ -1474,6 +1474,7 @@ def _redraw_samples(
 
     def encode(picture: np.ndarray) -> np.ndarray:
         autoencoder = parameters.get_model(plpy, model, settings["autoencoder"]).network
+        _check_memory(autoencoder, {"image": (1, *picture.shape)})
         return network.run(autoencoder, {"image": picture[None]}, between)["sample"][0]
 
     begin = redrawing.beginning_of(picture, white, settings, encode)

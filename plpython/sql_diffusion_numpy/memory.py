@@ -32,7 +32,7 @@ def activations(plan: Sequence[PlanRow], shapes: Mapping[str, Sequence[int]]) ->
 
     shapes: of the inputs, as network.run takes them, (batch, channels, height, width) or (batch, tokens, features).
     """
-    batch = max(shape[0] for shape in shapes.values())
+    batch = max((shape[0] for shape in shapes.values()), default=1)
     scale = next(  # the height and width of level 0
         ([side * 2.0**row.level for side in shapes[row.key][2:]] for row in plan
          if row.operation == "input" and row.level is not None and row.key in shapes),
