@@ -645,7 +645,7 @@ def _check_memory(found: Network, shapes: Mapping[str, Sequence[int]]) -> tuple[
     """Refuse inputs of these shapes where they take more than there is; what they and the parameters take, in bytes."""
     parameters_size = sum(array.nbytes for array in found.arrays.values())
     working = memory.activations(network.plan_part(found.plan, shapes), shapes)
-    memory.check(parameters_size, working)
+    memory.check(parameters_size, working + found.kernels)
     return working, parameters_size
 
 

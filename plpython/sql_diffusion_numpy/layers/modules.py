@@ -55,6 +55,16 @@ class Network(NamedTuple):
     convolutions: dict[str, Convolution]
     arrays: Arrays
 
+    @property
+    def kernels(self) -> int:
+        """Bytes of the largest weight that is transformed at each call, when it is."""
+        sizes = (
+            each.algorithm.g.shape[0] ** 2 * each.weight[0].nbytes
+            for each in self.convolutions.values()
+            if not each.algorithm.kept
+        )
+        return max(sizes, default=0)
+
 
 class Normalized(NamedTuple):
     """An activation whose norm is left for the step behind to do, which reads the pixels anyway."""
