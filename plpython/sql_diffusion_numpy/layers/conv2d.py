@@ -82,7 +82,24 @@ class Convolution(NamedTuple):
 
 DIRECT3 = direct(3, 1)
 _CHOICES = (DIRECT3, WINOGRAD2, WINOGRAD4)
-AT_EACH_CALL = WINOGRAD4._replace(kept=False)
+# F(4x4, 3x3) by the points 0, -1, 1, 1/2, -2 (Barabasz, Anderson, Soodhalter and Gregg 2018, arXiv:1803.10986),
+# which is half as wrong as by 0, -1, 1, -2, 2; the weight is transformed at each call.
+AT_EACH_CALL = Algorithm(
+    "winograd4", 6, 4, 4,
+    np.array(
+        [
+            [2, -3, -4, 3, 2, 0],
+            [0, 2, -5, 1, 2, 0],
+            [0, -2, 1, 5, 2, 0],
+            [0, -4, -2, 4, 2, 0],
+            [0, 1, -2, -1, 2, 0],
+            [0, 2, -3, -4, 3, 2],
+        ]
+    ),
+    np.array([[45, 0, 0], [-15, 15, -15], [15, 15, 15], [-48, -24, -12], [3, -6, 12], [0, 0, 45]]) / 90,
+    np.array([[1, 1, 1, 1, 1, 0], [0, -1, 1, 1 / 2, -2, 0], [0, 1, 1, 1 / 4, 4, 0], [0, -1, 1, 1 / 8, -8, 1]]),
+    kept=False,
+)  # fmt: skip
 
 
 def choose_algorithm(in_channels: int, out_channels: int, height: int, width: int, large: bool = False) -> Algorithm:
