@@ -64,9 +64,9 @@ FOUND = {
     ("cache", "error"): """
 import glob
 with open(max(glob.glob('pg_stat_tmp/sql_diffusion/*.network')), 'r+b') as file:
-    file.seek(-1, 2)
+    file.seek(5000)
     last = file.read(1)
-    file.seek(-1, 2)
+    file.seek(5000)
     file.write(bytes([last[0] ^ 1]))
 """,
     ("version", "warning"): """

@@ -71,11 +71,12 @@ ALGORITHMS: dict[str, tuple[Algorithm, tuple[int, int, int, int], float]] = {
     "3x3, stride 2, padded right and below": (conv2d.direct(3, 2), (0, 1, 0, 1), 1e-5),
     "winograd2": (conv2d.WINOGRAD2, (1, 1, 1, 1), 1e-4),
     "winograd4": (conv2d.WINOGRAD4, (1, 1, 1, 1), 1e-4),
+    "winograd4 at each call": (conv2d.AT_EACH_CALL, (1, 1, 1, 1), 1e-4),
     "upsample": (conv2d.UPSAMPLE, (1, 1, 1, 1), 1e-4),
 }
 
 
-# (batch, in, out, height, width): channels in one block and in several, odd ones, tiles that do not fit, wide and high
+# (batch, in, out, height, width): channels in one block, in several, and so many that products are large, odd ones, tiles that do not fit, wide and high
 SHAPES = [
     (1, 3, 8, 8, 8),
     (2, 192, 64, 12, 20),
@@ -83,6 +84,8 @@ SHAPES = [
     (1, 320, 96, 6, 5),
     (5, 16, 3, 2, 2),
     (1, 64, 64, 40, 33),
+    (2, 96, 1440, 5, 5),
+    (1, 1400, 96, 2, 70),
 ]
 
 

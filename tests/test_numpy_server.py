@@ -508,7 +508,7 @@ def test_damage_inside_is_found_by_doctor(connect: Connect, rng: np.random.Gener
     value(session, PICTURE)
     [path] = own_files(session)
     with path.open("r+b") as file:
-        file.seek(-1000, os.SEEK_END)
+        file.seek(5000)  # behind the first page are the arrays
         file.write(b"\x7f" * 8)
     rows = {row[0]: row[1:] for row in session.execute("select * from sql_diffusion_numpy.doctor()")}
     assert rows["cache"][0] == "error"

@@ -50,7 +50,7 @@ STEPS = [
 ]  # fmt: skip
 
 # What only the NumPy extension has.
-OWN = ["start", "cache_dir", "doctor"]
+OWN = ["start", "cache_dir", "setting_limit", "doctor"]
 
 # All but parallel safety: PL/Python can run no query in a parallel plan before PostgreSQL 17.
 SIGNATURES = """

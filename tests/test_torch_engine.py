@@ -54,7 +54,7 @@ def assembled(connection: Connection, reference: Any, dtype: str = "float32", de
         return state[f"{key}.weight"].numpy(), None if bias is None else bias.numpy()
 
     engine = torch_engine.engine(device, dtype)
-    return engine.assemble(engine.lay_out([PlanRow(*row) for row in rows], read, keys, 8, 8))
+    return engine.assemble(engine.lay_out([PlanRow(*row) for row in rows], read, keys, 8, 8, {}, False))
 
 
 def run(found: Any, **inputs: torch.Tensor) -> dict[str, np.ndarray]:

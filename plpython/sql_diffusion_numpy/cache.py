@@ -21,13 +21,14 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 
 import numpy as np
 
 from .layers.modules import Layout, PlanRow
 
-MAGIC = b"sql_diffusion\n\0\0"  # 16 bytes, then the length of the header in 16 digits
+MAGIC = b"sql_diffusion\n\0\0"  # 16 bytes, then offset and length of the header, which comes last, in 16 digits each
+BEGIN = mmap.PAGESIZE  # of the arrays
 ALIGNMENT = 64
 SUFFIX = ".network"
 STALE = 3600  # seconds after which an unfinished file is nobody's
@@ -77,7 +78,7 @@ def read(folder: int, name: str, verify: bool = False) -> Layout:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise Unusable(f"{name} is not a plain file of one name")
         _check_private(status, name)
-        if status.st_size < 32:
+        if status.st_size < BEGIN:
             raise Unusable(f"{name} is too short")
         content = mmap.mmap(file, status.st_size, mmap.MAP_SHARED, mmap.PROT_READ)
     except OSError as error:
@@ -85,13 +86,13 @@ def read(folder: int, name: str, verify: bool = False) -> Layout:
     finally:
         os.close(file)
     try:
-        length = int(content[16:32])
-        header = json.loads(content[32 : 32 + length])
-        if content[:16] != MAGIC or header["size"] != status.st_size or header["name"] != name:
+        place, length = int(content[16:32]), int(content[32:48])
+        header = json.loads(content[place : place + length])
+        if content[:16] != MAGIC or place + length != status.st_size or header["name"] != name:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise Unusable(f"{name} is damaged") from None
-    if verify and hashlib.sha256(memoryview(content)[header["begin"] :]).hexdigest() != header["sha256"]:
+    if verify and hashlib.sha256(memoryview(content)[BEGIN:place]).hexdigest() != header["sha256"]:
         raise Unusable(f"{name} is damaged: its digest is not that of its header")
     arrays = {
         key: np.frombuffer(content, np.float32, int(np.prod(shape)), offset).reshape(shape)
@@ -101,45 +102,61 @@ def read(folder: int, name: str, verify: bool = False) -> Layout:
     return Layout([PlanRow(*row) for row in header["plan"]], convolutions, arrays)
 
 
-def write(folder: int, name: str, layout: Layout, between: Callable[[], None] = lambda: None) -> None:
-    """Put a network into the folder; between is called now and then and may raise to give up."""
-    places: dict[str, tuple[list[int], int]] = {}
-    digest = hashlib.sha256()
-    header = {
-        "name": name,
-        "plan": layout.plan,
-        "convolutions": layout.convolutions,
-        "arrays": places,
-        "begin": 10**12,
-        "size": 10**12,
-        "sha256": "0" * 64,
-    }
-    for key, array in layout.arrays.items():
-        places[key] = (list(array.shape), 10**12)
-    # The numbers that are not known yet are as long as any can be, so the header cannot outgrow its place.
-    begin = -(-(32 + len(json.dumps(header).encode())) // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = begin
-    for key, array in layout.arrays.items():
-        places[key] = (list(array.shape), end)
-        end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    header["begin"], header["size"] = begin, end
+class Draft(MutableMapping[str, np.ndarray]):
+    """Arrays that go into a file as they come, so that a network which is laid out never lies in memory as a whole."""
 
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.places: dict[str, tuple[list[int], int]] = {}  # key -> shape, offset
+        self.end = BEGIN
+        self.digest = hashlib.sha256()
+
+    def __setitem__(self, key: str, array: np.ndarray) -> None:
+        assert key not in self.places
+        data = np.ascontiguousarray(array, np.float32)
+        rest = bytes(-data.nbytes % ALIGNMENT)
+        os.posix_fallocate(self.file, self.end, data.nbytes + len(rest))  # a full disk is noticed now
+        self.places[key] = (list(array.shape), self.end)
+        for part in (data.reshape(-1).view(np.uint8).data, rest):
+            self.digest.update(part)
+            _write_all(self.file, part, self.end)
+            self.end += len(part)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        shape, offset = self.places[key]
+        data = os.pread(self.file, 4 * int(np.prod(shape)), offset)
+        return np.frombuffer(data, np.float32).reshape(shape)
+
+    def __delitem__(self, key: str) -> None:
+        del self.places[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def write(folder: int, name: str, lay_out: Callable[[Draft], Layout]) -> None:
+    """Put a network into the folder: lay_out makes its layout, with the draft for its arrays, and may raise to give up."""
     draft = f"{name}.{os.getpid()}.{secrets.token_hex(4)}.draft"
     try:
         file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError as error:
         raise Unusable(f"{draft}: {error.strerror}") from None
     try:
-        os.posix_fallocate(file, 0, end)  # a full disk is noticed now
-        for key, array in layout.arrays.items():
-            data = np.ascontiguousarray(array, np.float32)
-            bytes_ = data.tobytes() + bytes(-data.nbytes % ALIGNMENT)
-            digest.update(bytes_)
-            _write_all(file, bytes_, places[key][1])
-            between()
-        header["sha256"] = digest.hexdigest()
+        arrays = Draft(file)
+        layout = lay_out(arrays)
+        header = {
+            "name": name,
+            "plan": layout.plan,
+            "convolutions": layout.convolutions,
+            "arrays": arrays.places,
+            "sha256": arrays.digest.hexdigest(),
+        }
         text = json.dumps(header).encode()
-        _write_all(file, MAGIC + b"%016d" % len(text) + text, 0)
+        _write_all(file, text, arrays.end)
+        _write_all(file, MAGIC + b"%016d%016d" % (arrays.end, len(text)), 0)
         os.fsync(file)  # the name must not outlive a crash without the content
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException as error:
@@ -151,7 +168,7 @@ def write(folder: int, name: str, layout: Layout, between: Callable[[], None] = 
         os.close(file)
 
 
-def _write_all(file: int, data: bytes, offset: int) -> None:
+def _write_all(file: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(file, view, offset)

@@ -9,13 +9,13 @@ import functools
 import inspect
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import doctor as diagnosis
-from . import gpt, network, parameters, pipeline, random, schedulers, session, tokenizer
+from . import gpt, memory, network, parameters, pipeline, random, schedulers, session, tokenizer
 from . import redraw as redrawing
 from . import tensors as tensor_functions
 from .errors import Refused, fail
@@ -635,8 +635,18 @@ def _network(
     plpy: Any, inputs: dict[str, Any], name: str | None, component: str, label: str | None = None
 ) -> tuple[Network, dict[str, np.ndarray]]:
     session.begin(plpy)
-    model = parameters.get_model(plpy, name, component, lambda: session.cancel_point(plpy))
-    return model.network, _check_inputs(model.network.plan, inputs, label or component)
+    found = parameters.get_model(plpy, name, component).network
+    checked = _check_inputs(found.plan, inputs, label or component)
+    _check_memory(found, {name: value.shape for name, value in checked.items()})
+    return found, checked
+
+
+def _check_memory(found: Network, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Refuse inputs of these shapes where they take more than there is; what they and the parameters take, in bytes."""
+    parameters_size = sum(array.nbytes for array in found.arrays.values())
+    working = memory.activations(network.plan_part(found.plan, shapes), shapes)
+    memory.check(parameters_size, working + found.kernels)
+    return working, parameters_size
 
 
 def _unet_inputs(timestep: float | None, **inputs: Any) -> dict[str, Any]:
@@ -840,8 +850,7 @@ def _gpt(plpy: Any, prompt: str | None, model: str | None, **settings: tuple[str
         [ids, model, found["component"], *(value for _, value in settings.values())],
     )
     session.begin(plpy)
-    between = functools.partial(session.cancel_point, plpy)
-    return parameters.get_model(plpy, model, found["component"], between).network, row
+    return parameters.get_model(plpy, model, found["component"]).network, row
 
 
 def _text(data: bytes) -> str:
@@ -1082,9 +1091,12 @@ def _kept_schedule(
     return [schedulers.ScheduleStep(*(row[field] for field in schedulers.ScheduleStep._fields)) for row in rows]
 
 
-def _pictures_at_once(shape: list[int]) -> int:
-    """Of a batch, so that its memory stays bounded: 16 of 64 x 64."""
-    return max(1, 16 * 64 * 64 // (shape[1] * shape[2]))
+def _pictures_at_once(unet: Network, shape: list[int], guided: bool) -> int:
+    """Of a batch, so that its memory stays bounded: 16 of 64 x 64, fewer of a network that takes much for each."""
+    channels = next(row.in_channels for row in unet.plan if row.operation == "input" and row.key == "sample")
+    working, parameters_size = _check_memory(unet, {"sample": (2 if guided else 1, channels, *shape[1:])})
+    by_bytes = memory.room_for(parameters_size) // working
+    return max(1, min(16 * 64 * 64 // (shape[1] * shape[2]), by_bytes))
 
 
 _DECODER = "select d.component, d.scaling_factor from sql_diffusion.decoder($1) d"
@@ -1092,17 +1104,23 @@ _DECODER = "select d.component, d.scaling_factor from sql_diffusion.decoder($1) 
 
 def _batches(
     plpy: Any,
+    model: str | None,
     unet: Network,
     schedule: list[schedulers.ScheduleStep],
     seeds: list[int],
     shape: list[int],
     begin: Callable[[list[int]], pipeline.Beginning],
     condition: Callable[[slice], pipeline.Condition] = lambda batch: pipeline.NOTHING,
+    guided: bool = False,
 ) -> Iterator[tuple[int, schedulers.ScheduleStep, bool, np.ndarray, np.ndarray]]:
-    """Pictures of a latent shape, as many at once as fit: -> place of the first of a batch, the step, whether it is the
+    """Pictures of a latent shape, as many at once as fit, after a look whether one does: -> place of the first of a batch, the step, whether it is the
     last, samples and guesses of the finished ones."""
     progress = session.progress_of(plpy, session.begin(plpy))
-    many = _pictures_at_once(shape)
+    decoder = session.query(plpy, _DECODER, ["text"], [model])
+    if decoder:
+        autoencoder = parameters.get_model(plpy, model, decoder[0]["component"]).network
+        _check_memory(autoencoder, {"latent": (1, *shape)})
+    many = _pictures_at_once(unet, shape, guided)
     for first in range(0, len(seeds), many):
         batch = seeds[first : first + many]
         which = "" if len(seeds) == 1 else f", pictures {first + 1} to {first + len(batch)} of {len(seeds)}"
@@ -1122,8 +1140,9 @@ def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndar
     rows = session.query(plpy, _DECODER, ["text"], [model])
     if not rows:
         return pipeline.denormalize(samples)
+    session.give_memory_back()  # the U-Net's
     between = functools.partial(session.cancel_point, plpy)
-    autoencoder = parameters.get_model(plpy, model, rows[0]["component"], between).network
+    autoencoder = parameters.get_model(plpy, model, rows[0]["component"]).network
     latents = schedulers.scaled(samples, 1 / rows[0]["scaling_factor"])
     decoded = [network.run(autoencoder, {"latent": latent[None]}, between)["sample"][0] for latent in latents]
     return pipeline.denormalize(np.array(decoded))
@@ -1143,7 +1162,7 @@ def _sample(
     if not seeds:
         return
     session.begin(plpy)
-    unet, shape, _ = parameters.get_model(plpy, model, between=lambda: session.cancel_point(plpy))
+    unet, shape, _ = parameters.get_model(plpy, model)
     # What SQL refuses is seen here without a query.
     taken = [row.key for row in unet.plan if row.operation == "input"]
     given = unet.plan[-1].out_channels
@@ -1161,6 +1180,7 @@ def _sample(
 
     yield from _batches(
         plpy,
+        model,
         unet,
         schedule,
         seeds,
@@ -1241,7 +1261,8 @@ def _encode_prompt(
     for component in settings["encoders"]:
         words = tokenizer.get_tokenizer(plpy, model, component.replace("text_encoder", "tokenizer"))
         ids = np.array(tokenizer.tokenize(plpy, prompt, words, True, True), np.float32)
-        encoder = parameters.get_model(plpy, model, component, between).network
+        encoder = parameters.get_model(plpy, model, component).network
+        _check_memory(encoder, {"input_ids": (1, len(ids), 1)})
         outputs = network.run(encoder, {"input_ids": ids[None, :, None]}, between)
         layers = sum(name.startswith("hidden_states.") for name in outputs) - 1
         states = outputs[f"hidden_states.{layers - skipped}"]
@@ -1279,24 +1300,28 @@ def _text_settings(plpy: Any, prompt: str | None, arguments: TextArguments) -> A
 def _conditions(
     plpy: Any, prompts: list[str], model: str, settings: Any, guidance_rescale: float, label: int | None = None
 ) -> Callable[[slice], pipeline.Condition]:
-    """What makes the condition of some of the prompts, as sql_diffusion.prompt_conditions; label is the number of a
-    class that goes with all of them."""
+    """What makes the condition of some of the prompts, as sql_diffusion.prompt_conditions: when it is asked first, it
+    encodes all of them. label is the number of a class that goes with all of them."""
 
     def inputs(prompt: str, skipped: int) -> dict[str, np.ndarray]:
         told = _prompt_inputs(_encode_prompt(plpy, prompt, model, settings, skipped), settings)
         return told if label is None else {**told, "class_labels": np.array([[label]], np.float32)}
 
-    positive = [inputs(prompt, settings["layers_skipped"]) for prompt in prompts]
-    negative = None
-    if settings["guided"]:
-        if settings["negative_prompt"] is None:
+    @functools.cache
+    def encoded() -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
+        positive = [inputs(prompt, settings["layers_skipped"]) for prompt in prompts]
+        negative = None
+        if settings["guided"] and settings["negative_prompt"] is None:
             negative = {name: np.zeros_like(value) for name, value in positive[0].items()}
             negative["time_ids"] = positive[0]["time_ids"]
-        else:
+        elif settings["guided"]:
             # clip_skip is not for the negative prompt, in diffusers neither
             negative = inputs(settings["negative_prompt"], 0 if settings["final_norm"] else 1)
+        session.give_memory_back()  # the text encoder's
+        return positive, negative
 
     def condition(batch: slice) -> pipeline.Condition:
+        positive, negative = encoded()
         chosen = positive[batch]
         told = {name: np.concatenate([each[name] for each in chosen]) for name in positive[0]}
         untold = None
@@ -1328,16 +1353,18 @@ def _text_samples(
     )
     first = settings[0]  # all but the prompt is the same
     condition = _conditions(plpy, [prompt or "" for prompt in prompts], model, first, arguments.guidance_rescale)
-    unet = parameters.get_model(plpy, model, "unet", functools.partial(session.cancel_point, plpy)).network
+    unet = parameters.get_model(plpy, model, "unet").network
     shape = list(first["latent_shape"])
     yield from _batches(
         plpy,
+        model,
         unet,
         schedule,
         given,
         shape,
         lambda batch: pipeline.begin_with_noise(batch, shape, schedule[0]),
         condition,
+        first["guided"],
     )
 
 
@@ -1447,13 +1474,16 @@ def _redraw_samples(
         condition = _conditions(plpy, texts, model, told, given.guidance_rescale, label)
 
     def encode(picture: np.ndarray) -> np.ndarray:
-        autoencoder = parameters.get_model(plpy, model, settings["autoencoder"], between).network
+        autoencoder = parameters.get_model(plpy, model, settings["autoencoder"]).network
+        _check_memory(autoencoder, {"image": (1, *picture.shape)})
         return network.run(autoencoder, {"image": picture[None]}, between)["sample"][0]
 
     begin = redrawing.beginning_of(picture, white, settings, encode)
-    unet = parameters.get_model(plpy, model, "unet", between).network
+    unet = parameters.get_model(plpy, model, "unet").network
     shape = list(settings["latent_shape"])
-    yield from _batches(plpy, unet, schedule, numbers, shape, lambda batch: begin(batch, schedule[0]), condition)
+    guided = told is not None and told["guided"]
+    begin_batch = lambda batch: begin(batch, schedule[0])  # noqa: E731
+    yield from _batches(plpy, model, unet, schedule, numbers, shape, begin_batch, condition, guided)
 
 
 @boundary

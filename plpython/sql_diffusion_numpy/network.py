@@ -16,7 +16,19 @@ import numpy as np
 
 from .errors import fail
 from .layers.conv2d import Piece, assemble
-from .layers.modules import ALGORITHMS, Engine, Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+from .layers.modules import (
+    ALGORITHMS,
+    Arrays,
+    Engine,
+    Layout,
+    Network,
+    PlanRow,
+    Read,
+    Value,
+    joined,
+    plain,
+    vector_value,
+)
 
 MISSING: Any = []  # the value of an optional input that is not there, of any engine
 
@@ -29,9 +41,14 @@ def operation_of(row: PlanRow) -> Any:
         fail(f"step {row.step} has the operation {row.operation}, which nothing implements", sqlstate="0A000")
 
 
-def lay_out(plan: list[PlanRow], read: Read, height: int, width: int) -> Layout:
-    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast."""
-    layout = Layout(plan, {}, {})
+def lay_out(
+    plan: list[PlanRow], read: Read, height: int, width: int, arrays: Arrays | None = None, large: bool = False
+) -> Layout:
+    """The parameters of a network, its samples being about (height, width): others run too, perhaps not as fast.
+
+    arrays takes what is laid out.
+    """
+    layout = Layout(plan, {}, {} if arrays is None else arrays, large)
     by_operation: dict[Any, list[PlanRow]] = {}
     for row in plan:
         level = plan[row.inputs[0] - 1].level if row.inputs else None
@@ -131,7 +148,7 @@ def kept_value(value: Value) -> np.ndarray:
 NUMPY = Engine(
     "numpy",
     "",
-    lambda plan, read, keys, height, width: lay_out(plan, read, height, width),
+    lambda plan, read, keys, height, width, arrays, large: lay_out(plan, read, height, width, arrays, large),
     assemble_network,
     input_value,
     run_step,

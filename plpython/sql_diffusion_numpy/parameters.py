@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import cache
+from . import cache, memory
 from .errors import fail
-from .layers.modules import Layout, Network, PlanRow
+from .layers.modules import Arrays, Layout, Network, PlanRow
 from .network import ENGINE
 from .session import give_memory_back, query
 from .tensors import numbers_from_bytes, read_array_send
 
 KEPT = 8  # networks that a session keeps
+LARGE = 64 << 20  # weights from which on a network has few kernels kept as they are multiplied
 SOURCE_DIGEST = ""  # of this package's source, set by the loader: other code, other layout, another file
 DEFAULT_FOLDER = (
     "pg_stat_tmp/sql_diffusion"  # below the data directory, which is where a backend runs; backups leave it out
@@ -60,8 +61,8 @@ from sql_diffusion.plan($1, $2)
 order by step
 """
 
-_KEYS = """
-select p.key
+_SHAPES = """
+select p.key, p.weight_shape as shape
 from sql_diffusion.parameters p
 where p.model = $1
   and p.component = $2
@@ -79,9 +80,7 @@ where p.model = $1
 """
 
 
-def get_model(
-    plpy: Any, name: str | None, component: str = "unet", between: Callable[[], None] = lambda: None
-) -> Model:
+def get_model(plpy: Any, name: str | None, component: str = "unet") -> Model:
     """A network of a model, in the state in which this statement sees it."""
     [identity] = query(plpy, _IDENTITY, ["text", "text"], [name, component])
     assert name is not None  # component_config refuses it
@@ -97,7 +96,7 @@ def get_model(
         _models.move_to_end(place)
         return known[1]
     _models.pop(place, None)
-    model = _load(plpy, name, component, identity, digest, between)
+    model = _load(plpy, name, component, identity, digest)
     give_memory_back()
     _models[place] = state, model
     while len(_models) > KEPT:
@@ -105,32 +104,24 @@ def get_model(
     return model
 
 
-def _load(plpy: Any, name: str, component: str, identity: Any, digest: str, between: Callable[[], None]) -> Model:
+def _load(plpy: Any, name: str, component: str, identity: Any, digest: str) -> Model:
     engine = ENGINE.get()
     file = cache.file_name(identity["database"], name, component + engine.files, digest)
     shape = list(identity["shape"])
     try:
         folder = cache.open_folder(cache_folder(plpy), make=True)
     except cache.Unusable:
-        return Model(engine.assemble(_read(plpy, name, component, shape)), shape, None)
+        return Model(engine.assemble(_read(plpy, name, component, shape, {})), shape, None)
     try:
-        layout = None
         try:
             layout = cache.read(folder, file)
         except cache.Unusable:
-            own = _read(plpy, name, component, shape)
-        if layout is not None:
-            return Model(engine.assemble(layout), shape, file)
-        try:
-            try:
-                layout = cache.read(folder, file)  # another session may have been faster
-            except cache.Unusable:
-                cache.write(folder, file, own, between)
-                layout = cache.read(folder, file)
-                _sweep(plpy, folder, file, identity["database"])
-            return Model(engine.assemble(layout), shape, file)
-        except cache.Unusable:
-            return Model(engine.assemble(own), shape, None)
+            cache.write(folder, file, lambda arrays: _read(plpy, name, component, shape, arrays))
+            layout = cache.read(folder, file)
+            _sweep(plpy, folder, file, identity["database"])
+        return Model(engine.assemble(layout), shape, file)
+    except cache.Unusable:
+        return Model(engine.assemble(_read(plpy, name, component, shape, {})), shape, None)
     finally:
         os.close(folder)
 
@@ -189,7 +180,8 @@ def read_parameter(
     return weight, bias
 
 
-def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
+def _read(plpy: Any, name: str, component: str, shape: list[int], arrays: Arrays) -> Layout:
+    """The network as the tables have it, its arrays put into what is given for them."""
     query(plpy, "select sql_diffusion.check_model($1)", ["text"], [name])
 
     def read(key: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -197,5 +189,8 @@ def _read(plpy: Any, name: str, component: str, shape: list[int]) -> Layout:
         assert parameter is not None  # check_model saw to it
         return parameter
 
-    keys = [row["key"] for row in query(plpy, _KEYS, ["text", "text"], [name, component])]
-    return ENGINE.get().lay_out(read_plan(plpy, name, component), read, keys, shape[1], shape[2])
+    rows = query(plpy, _SHAPES, ["text", "text"], [name, component])
+    size = sum(math.prod(row["shape"]) for row in rows)
+    memory.check(4 * size)
+    keys = [row["key"] for row in rows]
+    return ENGINE.get().lay_out(read_plan(plpy, name, component), read, keys, shape[1], shape[2], arrays, size > LARGE)

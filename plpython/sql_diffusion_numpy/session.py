@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import threads
+from . import memory, threads
 from .errors import fail
 
 FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
 _plans: dict[str, Any] = {}
 
+# Anybody may SET a setting; what an administrator has set is the most that it counts for.
 _SETTINGS = """
 select nullif(pg_catalog.current_setting('sql_diffusion.threads', true), '') as threads,
+       nullif(sql_diffusion_numpy.setting_limit('sql_diffusion.threads'), '') as most_threads,
+       nullif(pg_catalog.current_setting('sql_diffusion.memory_limit', true), '') as memory,
+       nullif(sql_diffusion_numpy.setting_limit('sql_diffusion.memory_limit'), '') as most_memory,
        coalesce(nullif(pg_catalog.current_setting('sql_diffusion.progress', true), '')::boolean, true) as progress
 """
 
@@ -30,17 +36,27 @@ def query(plpy: Any, sql: str, types: list[str], arguments: list[Any]) -> Any:
 
 
 def begin(plpy: Any) -> bool:
-    """Take the settings for this call: the number of threads; returns whether progress is to be told."""
+    """Take the settings for this call: the number of threads, the memory; returns whether progress is to be told."""
     [settings] = query(plpy, _SETTINGS, [], [])
-    wanted = settings["threads"]
-    if wanted is None:
-        count = threads.default_count()
-    elif wanted.strip().isdigit() and 1 <= int(wanted) <= threads.MOST:
-        count = int(wanted)
-    else:
-        fail(f"sql_diffusion.threads is '{wanted}', expected an integer from 1 to {threads.MOST}")
-    threads.set_count(count)
+    counts = [_threads(settings[name]) for name in ("threads", "most_threads") if settings[name] is not None]
+    threads.set_count(min(counts) if counts and settings["threads"] else min([threads.default_count(), *counts]))
+    sizes = [_bytes(settings[name]) for name in ("memory", "most_memory") if settings[name] is not None]
+    memory.set_limit(min(sizes, default=None))
+    threads.set_check(functools.partial(cancel_point, plpy))
     return bool(settings["progress"])
+
+
+def _threads(written: str) -> int:
+    if not (written.strip().isdigit() and 1 <= int(written) <= threads.MOST):
+        fail(f"sql_diffusion.threads is '{written}', expected an integer from 1 to {threads.MOST}")
+    return int(written)
+
+
+def _bytes(written: str) -> int:
+    size = re.fullmatch(r"\s*(\d{1,9})\s*(kB|MB|GB|TB)\s*", written, re.ASCII)
+    if size is None:
+        fail(f"sql_diffusion.memory_limit is '{written}', expected a number of kB, MB, GB or TB, as 2GB")
+    return int(size[1]) << {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]]
 
 
 def give_memory_back() -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 Task = Callable[[int], Any]
 
 MOST = 64
+CHECK_EVERY = 0.1  # seconds
 SWITCH = 0.0002  # seconds after which a thread that waits for Python's lock asks for it; Python's own 0.005 is a layer
 
 
@@ -49,6 +51,9 @@ class _Worker:
 
 _workers: list[_Worker] = []
 _count = 1
+_check: Callable[[], None] | None = None  # raises where the call is to end; for the caller's thread alone
+_checked = 0.0  # when it was called last
+_ended = False  # whether it has raised, so that the other threads end too
 
 
 @contextmanager
@@ -102,17 +107,48 @@ def get_count() -> int:
     return _count
 
 
+class Ended(Exception):
+    """In a thread that need not go on, since the call has ended in the caller's thread."""
+
+
+def set_check(check: Callable[[], None]) -> None:
+    """What check_point is to call."""
+    global _check
+    _check = check
+
+
+def check_point(part: int) -> None:
+    """For tasks of parallel, now and then: a cancelled query ends within a layer, too."""
+    global _checked, _ended
+    if part > 0:
+        if _ended:
+            raise Ended
+    elif _check is not None and time.monotonic() - _checked > CHECK_EVERY:
+        _checked = time.monotonic()
+        try:
+            _check()
+        except BaseException:
+            _ended = True
+            raise
+
+
 def parallel(task: Task, parts: int) -> None:
     """Run task(0) ... task(parts - 1), parts <= get_count(), at the same time; return when all are done."""
+    global _ended
+    _ended = False
     helpers = _workers[: parts - 1]
     for worker in helpers:
         worker.task = task
         worker.begin.release()
     try:
         task(0)
-    finally:
+    except BaseException:
         for worker in helpers:
             worker.done.acquire()
+            worker.error = None
+        raise
+    for worker in helpers:
+        worker.done.acquire()
     for worker in helpers:
         if worker.error is not None:
             error, worker.error = worker.error, None

@@ -41,6 +41,7 @@ class TorchNetwork(NamedTuple):
     weights: dict[str, Any]  # tensors, on the device
     arrays: Arrays
     engine: Engine
+    kernels: int = 0  # bytes of weights that are transformed at each call: none
 
 
 def devices() -> list[str]:
@@ -104,9 +105,11 @@ def memory() -> Iterator[None]:
         raise
 
 
-def lay_out(plan: list[PlanRow], read: Read, keys: list[str], height: int, width: int) -> Layout:
+def lay_out(
+    plan: list[PlanRow], read: Read, keys: list[str], height: int, width: int, arrays: Arrays, large: bool
+) -> Layout:
     """All parameters; of weights (out, in, height, width) the channels come last."""
-    layout = Layout(plan, {}, {})
+    layout = Layout(plan, {}, arrays, large)
     for key in keys:
         weight, bias = read(key)
         layout.arrays[f"{key}.weight"] = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight

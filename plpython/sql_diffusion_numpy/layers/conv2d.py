@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..threads import get_count, parallel, share, workspace
+from ..threads import check_point, get_count, parallel, share, workspace
 from .group_norm import Norm, Statistics, channel_statistics, merge_statistics
 
 
@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
     b: np.ndarray | None  # (points, size), None for the direct way
     g: np.ndarray  # (points, kernel)
     a: np.ndarray  # (out, points)
+    kept: bool = True  # the weight is transformed with G when it is read; if not, at each call
 
 
 _B4 = np.array(
@@ -79,24 +80,50 @@ class Convolution(NamedTuple):
         return self.weight.shape[2] * self.weight.shape[4]
 
 
-def choose_algorithm(in_channels: int, out_channels: int, height: int, width: int) -> Algorithm:
+DIRECT3 = direct(3, 1)
+_CHOICES = (DIRECT3, WINOGRAD2, WINOGRAD4)
+# F(4x4, 3x3) by the points 0, -1, 1, 1/2, -2 (Barabasz, Anderson, Soodhalter and Gregg 2018, arXiv:1803.10986),
+# which is half as wrong as by 0, -1, 1, -2, 2; the weight is transformed at each call.
+AT_EACH_CALL = Algorithm(
+    "winograd4", 6, 4, 4,
+    np.array(
+        [
+            [2, -3, -4, 3, 2, 0],
+            [0, 2, -5, 1, 2, 0],
+            [0, -2, 1, 5, 2, 0],
+            [0, -4, -2, 4, 2, 0],
+            [0, 1, -2, -1, 2, 0],
+            [0, 2, -3, -4, 3, 2],
+        ]
+    ),
+    np.array([[45, 0, 0], [-15, 15, -15], [15, 15, 15], [-48, -24, -12], [3, -6, 12], [0, 0, 45]]) / 90,
+    np.array([[1, 1, 1, 1, 1, 0], [0, -1, 1, 1 / 2, -2, 0], [0, 1, 1, 1 / 4, 4, 0], [0, -1, 1, 1 / 8, -8, 1]]),
+    kept=False,
+)  # fmt: skip
+
+
+def choose_algorithm(in_channels: int, out_channels: int, height: int, width: int, large: bool = False) -> Algorithm:
     """The cheapest way for a 3x3 convolution of stride 1, counted in multiply-adds for one picture.
 
-    A weight is counted as 32: it must be fetched from memory, and kept.
+    A weight is counted as 32: it must be fetched from memory, and kept. In a large network, of which all sessions share
+    a copy that is to be hardly larger than its parameters, each that a transform adds to them counts as 32 more; there a
+    transform at each call is a choice, too, whose weights count as 20 more, as all that is copied.
     """
 
     def cost(algorithm: Algorithm) -> int:
         tiles = -(-height // algorithm.out) * -(-width // algorithm.out)
-        points = algorithm.g.shape[0] ** 2
-        products = (tiles + 32) * points * in_channels * out_channels
+        points, kernel = algorithm.g.shape[0] ** 2, algorithm.g.shape[1] ** 2
+        products = (tiles + (32 if algorithm.kept else 52)) * points * in_channels * out_channels
         if algorithm.b is None:
             return products
+        if large and algorithm.kept:
+            products += 32 * (points - kernel) * in_channels * out_channels
         # The transforms, and some 20 for each value that is copied on the way.
         return products + tiles * points * (
             (algorithm.size**2 + 20) * in_channels + (algorithm.out**2 + 20) * out_channels
         )
 
-    return min((direct(3, 1), WINOGRAD2, WINOGRAD4), key=cost)
+    return min((*_CHOICES, AT_EACH_CALL) if large else _CHOICES, key=cost)
 
 
 def _block(channels: int, most: int) -> int:
@@ -105,24 +132,38 @@ def _block(channels: int, most: int) -> int:
     return best if 4 * best >= min(channels, most) else channels
 
 
+_SMALL = 1 << 17  # weights of a point whose products are small ones
+_AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
+
+
 def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
     """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
 
-    The direct way has one point and kernel * kernel times the channels.
+    The direct way has one point and kernel * kernel times the channels; a weight that is transformed at each call has its
+    kernel for points.
 
     OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
-    10^6: the weight is cut into blocks for that.
+    10^6: the weight is cut into blocks for that. A large one is faster copied: it is cut for the threads alone.
     """
     outs, ins = weight.shape[:2]
     if algorithm.b is None:
         points = weight.transpose(2, 3, 1, 0).reshape(1, -1, outs)
+    elif not algorithm.kept:
+        points = weight.transpose(2, 3, 1, 0).reshape(-1, ins, outs)
     else:
         transform = np.kron(algorithm.g, algorithm.g)  # (points, kernel * kernel)
         # (points, in, out); in float64, so that the transform costs no accuracy
-        points = np.tensordot(transform, weight.reshape(outs, ins, -1).astype(np.float64), (1, 2)).transpose(0, 2, 1)
+        points = np.empty((len(transform), ins, outs), np.float32)
+        some = max(1, _AT_ONCE // ins)
+        for begin in range(0, outs, some):
+            kernels = weight[begin : begin + some].reshape(-1, ins, weight[0, 0].size).astype(np.float64)
+            points[:, :, begin : begin + some] = np.tensordot(transform, kernels, (1, 2)).transpose(0, 2, 1)
     ins = points.shape[1]
-    in_block = _block(ins, 512)
-    out_block = _block(outs, 64 if in_block <= 128 else 32)
+    if ins * outs > _SMALL:
+        in_block, out_block = ins, _block(outs, 320)
+    else:
+        in_block = _block(ins, 512)
+        out_block = _block(outs, 64 if in_block <= 128 else 32)
     blocks = points.reshape(-1, ins // in_block, in_block, outs // out_block, out_block).swapaxes(2, 3)
     return np.ascontiguousarray(blocks, np.float32)
 
@@ -133,8 +174,10 @@ def weight_of(convolution: Convolution) -> np.ndarray:
     kernel = algorithm.g.shape[1]
     ins, outs = weight.shape[1] * weight.shape[3], weight.shape[2] * weight.shape[4]
     points = weight.swapaxes(2, 3).reshape(len(weight), ins, outs)
-    inverse = np.linalg.pinv(np.kron(algorithm.g, algorithm.g))  # (kernel * kernel, points)
-    taps = np.tensordot(inverse.astype(np.float32), points, 1)  # (kernel * kernel, in, out)
+    taps = points
+    if algorithm.kept:
+        inverse = np.linalg.pinv(np.kron(algorithm.g, algorithm.g))  # (kernel * kernel, points)
+        taps = np.tensordot(inverse.astype(np.float32), points, 1)  # (kernel * kernel, in, out)
     return taps.transpose(2, 1, 0).reshape(outs, ins, kernel, kernel)
 
 
@@ -259,6 +302,22 @@ def _multiply(tiles: np.ndarray, weight: np.ndarray, name: str) -> np.ndarray:
     return product.reshape(points * in_blocks, count, out_blocks * out_block)
 
 
+def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
+    """A weight that was laid out without its transform, as _multiply wants it."""
+    transform = np.kron(algorithm.g, algorithm.g).astype(np.float32)  # (points, kernel * kernel)
+    out = np.empty((len(transform), *weight.shape[1:]), np.float32)
+    columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
+    block = math.gcd(columns.shape[1], 512)
+    parts = share(columns.shape[1] // block, get_count())
+
+    def work(part: int) -> None:
+        begin, end = (block * each for each in parts[part])
+        _transform(transform, columns[:, begin:end], transformed[:, begin:end])
+
+    parallel(work, len(parts))
+    return out
+
+
 def convolve(
     activation: Activation,
     convolution: Convolution,
@@ -274,7 +333,9 @@ def convolve(
     shape.
     """
     algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
-    _, size, step, out, _, _, _ = algorithm
+    _, size, step, out, _, _, _, _ = algorithm
+    if not algorithm.kept:
+        weight = _transform_weight(algorithm, weight)
     batch, height, width, ins = extent(activation)
     outs = convolution.out_channels
     if algorithm.name == "upsample":
@@ -293,12 +354,14 @@ def convolve(
     row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
     most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
+    if in_block * outs > _SMALL:
+        most = max(1, 256 // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
     count, all_rows, all_blocks = get_count(), (0, batch * down), (0, out_blocks)
-    if count <= out_blocks and batch * down * across < 32 * count:
+    if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
         parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
     else:
         parts = [(rows, all_blocks) for rows in share(batch * down, count)]
@@ -321,6 +384,7 @@ def convolve(
                 lines = padded = workspace("padded", rows, columns, ins)
                 _read_rows(padded, activation, norm, picture, first * step - top, left)
             for tile, end in share(stop - first, -(-(stop - first) // most)):
+                check_point(part)
                 tile, many = first + tile, end - tile
                 block = lines[(tile - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..threads import get_count, parallel, share
+from ..threads import check_point, get_count, parallel, share
 
 Elementwise = Callable[[np.ndarray, np.ndarray], None]  # reads the first, writes the second, of one shape; float32
 
@@ -22,6 +22,7 @@ def apply(function: Callable[..., None], out: np.ndarray, *inputs: np.ndarray) -
     def work(part: int) -> None:
         first, last = parts[part]
         for begin in range(first, last, step):
+            check_point(part)
             some = slice(begin, min(last, begin + step))
             function(*(array[some] for array in inputs), out[some])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,15 +12,16 @@ from .conv2d import Activation, Convolution, Piece, extent, statistics_of
 from .group_norm import Norm, apply_norm, prepare_norm
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]  # key -> weight, bias
-Arrays = dict[str, np.ndarray]
+Arrays = MutableMapping[str, np.ndarray]
 Padding = tuple[int, int, int, int]  # left, right, top, bottom
 
 ALGORITHMS = {
     "winograd2": conv2d.WINOGRAD2,
     "winograd4": conv2d.WINOGRAD4,
+    "winograd4 at each call": conv2d.AT_EACH_CALL,
     "upsample": conv2d.UPSAMPLE,
     "direct1/1": conv2d.direct(1, 1),
-    "direct3/1": conv2d.direct(3, 1),
+    "direct3/1": conv2d.DIRECT3,
     "direct3/2": conv2d.direct(3, 2),
 }
 
@@ -44,6 +45,7 @@ class Layout(NamedTuple):
     plan: list[PlanRow]
     convolutions: dict[str, tuple[str, Padding]]  # name -> algorithm, padding
     arrays: Arrays
+    large: bool = False  # few of its kernels are kept as they are multiplied, which would take several times their room
 
 
 class Network(NamedTuple):
@@ -54,14 +56,25 @@ class Network(NamedTuple):
     arrays: Arrays
     engine: Engine
 
+    @property
+    def kernels(self) -> int:
+        """Bytes of the largest weight that is transformed at each call, when it is."""
+        sizes = (
+            each.algorithm.g.shape[0] ** 2 * each.weight[0].nbytes
+            for each in self.convolutions.values()
+            if not each.algorithm.kept
+        )
+        return max(sizes, default=0)
+
 
 class Engine(NamedTuple):
     """What runs networks. Values are its own; whatever goes in and comes out is NumPy's."""
 
     name: str
     files: str  # stands behind a component's name in the names of the files that share its networks
-    lay_out: Callable[[list[PlanRow], Read, list[str], int, int], Layout]  # the texts are the keys of all parameters
-    assemble: Callable[[Layout], Any]  # a Network, or what has its plan, arrays and engine
+    # plan, read, the keys of all parameters, height, width, what takes the arrays, whether it is a large network
+    lay_out: Callable[[list[PlanRow], Read, list[str], int, int, Arrays, bool], Layout]
+    assemble: Callable[[Layout], Any]  # a Network, or what has its plan, arrays, engine and kernels
     input_value: Callable[[Any], Any]  # of a tensor, or of what kept_value gave
     run_step: Callable[[Any, PlanRow, list[Any], dict[str, Any]], Any]
     step_tensor: Callable[[PlanRow, Any], np.ndarray]
@@ -124,8 +137,8 @@ def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: in
     """A 3x3 convolution of padding 1 by the cheapest algorithm for a picture of this size, or a 1x1 convolution."""
     weight, bias = read(name)
     if weight.ndim == 4 and weight.shape[2] == 3:
-        cheapest = conv2d.choose_algorithm(weight.shape[1], weight.shape[0], height, width).name
-        algorithm = "direct3/1" if cheapest == "direct" else cheapest
+        cheapest = conv2d.choose_algorithm(weight.shape[1], weight.shape[0], height, width, layout.large)
+        algorithm = next(name for name, each in ALGORITHMS.items() if each is cheapest)
         lay_out_convolution(layout, name, weight, bias, algorithm, (1, 1, 1, 1))
     else:
         lay_out_convolution(layout, name, weight, bias, "direct1/1")

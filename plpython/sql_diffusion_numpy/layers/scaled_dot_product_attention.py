@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..threads import get_count, parallel, share, workspace
+from ..threads import check_point, get_count, parallel, share, workspace
 
 _CACHED = 1 << 17  # scores that stay in the cache between one operation and the next
+_FEW = 128  # queries that are worth a product, however many the keys
 _SAFE = 60.0  # exp of this is far from overflow, exp of its negative far from nothing
 
 
@@ -28,7 +29,7 @@ def attend(
     batch, heads, queries, _ = query.shape
     sources, outs = value.shape[2:]
     together = max(1, min(-(-heads // get_count()), _CACHED // (sources * queries)))  # heads in a chunk
-    length = max(1, min(queries, _CACHED // sources))  # queries in a chunk
+    length = min(queries, max(_FEW, _CACHED // sources))  # queries in a chunk
     chunks = [
         (picture, slice(head, head + together), slice(begin, begin + length))
         for picture in range(batch)
@@ -40,6 +41,7 @@ def attend(
     def work(part: int) -> None:
         before = None
         for picture, some, span in chunks[slice(*parts[part])]:
+            check_point(part)
             q, k = query[picture, some, span], key[picture, some]
             if before != (picture, some.start):  # what the chunks of the same heads share
                 before = (picture, some.start)
