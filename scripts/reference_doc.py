@@ -91,7 +91,7 @@ def sections_of_names() -> dict[tuple[str, str], str]:
     """The section of each (schema, name): the file that defines it, or the folder in sql/ that the file is in."""
     joined = {
         "pack": "packed", "schedule": "schedulers", "scheduler_registry": "schedulers", "plan": "networks",
-        "network": "networks", "autoencoders": "networks", "blocks": "networks",
+        "network": "networks", "autoencoders": "networks", "blocks": "networks", "parameters": "tables",
     }  # fmt: skip
     found = {}
     files = [*(ROOT / "sql").glob("*.sql"), *(ROOT / "sql").glob("[!u]*/*.sql")]  # not the updates
