@@ -39,7 +39,21 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 # The state of an error that a person made or met. Never XX000 (internal error), 38000 (Python's own exception) or 42 (the
 # function's own query is wrong; 42501, 42704 and 42883 apart, which are raised for names that came in).
-EXPECTED_STATES = ("0A000", "22", "23", "42501", "42704", "42883", "53200", "54000", "55000", "57014", "02000", "P0002")
+EXPECTED_STATES = (
+    "0A000",
+    "22",
+    "23",
+    "42501",
+    "42704",
+    "42883",
+    "53200",
+    "54000",
+    "55000",
+    "57014",
+    "58P01",
+    "02000",
+    "P0002",
+)
 
 
 # ---- values

@@ -82,7 +82,7 @@ def test_the_recipe_makes_a_model_that_the_extension_runs(database: str, tmp_pat
     look = CliRunner().invoke(
         evaluate_prompts.app, ["pictures", "--run-dir", str(run), "--count", "2", "--database", f"dbname={database}"]
     )
-    assert look.exit_code == 0 and len(look.output.splitlines()) == 2 + len(described.CLASSES), look.output
+    assert look.exit_code == 0 and len(look.output.splitlines()) == 2 + len(described.CLASSES) + 5, look.output
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)

@@ -12,7 +12,8 @@ from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plai
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
-    layout.arrays[f"{row.key}.weight"] = read(row.key)[0]
+    if f"{row.key}.weight" not in layout.arrays:  # a network asks it for its timestep and for its class
+        layout.arrays[f"{row.key}.weight"] = read(row.key)[0]
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
