@@ -1,4 +1,5 @@
--- Packing a model: every convolution of its plan, for the width of image that it meets there.
+-- Packing a model: every convolution of its plans, for the width of image that it meets there. Autoencoders are left as they are: they run
+-- once a picture, and their images are so large beside the kernels that packing these at each call takes a twentieth of the time.
 
 create function sql_diffusion.network_convolutions(model text) returns table (component text, key text, row_stride int)
 language sql stable strict parallel safe rows 200
@@ -10,11 +11,7 @@ begin atomic
               else 1 end as row_stride
   from sql_diffusion.components c,
        lateral (select array_agg(p order by p.step) as steps from sql_diffusion.network_plan(c.config) p) plan,
-       -- an autoencoder's images are as large as its latents are the samples of the model's U-Net
-       lateral (select coalesce((select (sql_diffusion.sample_shape(u.config))[3] * 2 ^ latent.level
-                                 from sql_diffusion.components u, unnest(plan.steps) latent
-                                 where u.model = c.model and u.component = 'unet' and latent.operation = 'input' and latent.key = 'latent'),
-                                (sql_diffusion.sample_shape(c.config))[3]) as width) sample,
+       lateral (select (sql_diffusion.sample_shape(c.config))[3] as width) sample,
        unnest(plan.steps) p,
        sql_diffusion.operation_modules(p) m,
        lateral (select case when m.suffix = '' then p.key else p.key || '.' || m.suffix end as key,
@@ -22,12 +19,13 @@ begin atomic
                        sample.width / 2 ^ coalesce(plan.steps[p.inputs[1]].level, 0) as exact) at,
        lateral (select at.key, ceil(at.exact)::int as width) convolution
   where c.model = network_convolutions.model
+    and not exists (select from unnest(plan.steps) input where input.operation = 'input' and input.key in ('image', 'latent'))
     and m.scale is not null
     -- a vector is no image, and tokens are one row of pixels
     and (p.level is not null or p.settings ? 'tokens');
 end;
 comment on function sql_diffusion.network_convolutions(text) is
-  'The modules of a model''s networks that run as convolutions, each with the slots from row to row of a kernel for the image that it meets (1 for a kernel of one pixel, which serves every image).';
+  'The modules of a model''s networks, autoencoders aside, that run as convolutions, each with the slots from row to row of a kernel for the image that it meets (1 for a kernel of one pixel, which serves every image).';
 
 create function sql_diffusion.pack(model text) returns bigint
 language sql volatile strict parallel unsafe
@@ -56,5 +54,5 @@ begin atomic
   where l.model = pack.model;
 end;
 comment on function sql_diffusion.pack(text) is
-  'Packs the kernels of a model''s networks, which makes every later pass in pure SQL faster, and returns the number of layers packed. Worth it for a model that runs more than '
+  'Packs the kernels of a model''s networks, autoencoders aside, which makes every later pass in pure SQL faster, and returns the number of layers packed. Worth it for a model that runs more than '
   'once or twice; about ten times the room of its parameters. Only the owner of the tables can. It lasts until the parameters are changed or removed; a dump leaves it out.';

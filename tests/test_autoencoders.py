@@ -208,7 +208,7 @@ def test_a_run_takes_the_part_that_has_its_input(numpy_connection: Connection, r
 
 
 def test_large_images_run_in_bands(connection: Connection, rng: np.random.Generator) -> None:
-    """An image of 108 x 128 has more pixels than a number has room for: packed or not, up and down."""
+    """An image of 108 x 128 has more pixels than a number has room for, up and down."""
     small = {**KL, "block_out_channels": [4, 4], "norm_num_groups": 2, "mid_block_add_attention": False}
     autoencoder = random_autoencoder(rng, AutoencoderKL, {**small, "sample_size": [108, 128]})
     insert_model(connection, "random", autoencoder, component="vae")
@@ -216,11 +216,8 @@ def test_large_images_run_in_bands(connection: Connection, rng: np.random.Genera
     with torch.no_grad():
         decoded = autoencoder.decode(torch.from_numpy(latent)[None]).sample[0]
         encoded = autoencoder.encode(torch.from_numpy(image)[None]).latent_dist.mode()[0]
-    for packed in (False, True):
-        if packed:
-            connection.execute("select sql_diffusion.pack('random')")
-        assert relative_error(call(connection, "sql_diffusion.vae_decode", latent.tolist(), "random"), decoded) < 1e-4
-        assert relative_error(call(connection, "sql_diffusion.vae_encode", image.tolist(), "random"), encoded) < 1e-4
+    assert relative_error(call(connection, "sql_diffusion.vae_decode", latent.tolist(), "random"), decoded) < 1e-4
+    assert relative_error(call(connection, "sql_diffusion.vae_encode", image.tolist(), "random"), encoded) < 1e-4
 
 
 REFUSED_SETTINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -301,11 +298,9 @@ def test_wrong_arguments_are_refused(numpy_connection: Connection, rng: np.rando
             numpy_connection.execute(f"select {schema}.{query}")
 
 
-def test_kernels_are_packed_for_the_latents_of_the_unet(connection: Connection, rng: np.random.Generator) -> None:
-    """An AutoencoderTiny tells no size: its latents are as large as what the U-Net is trained on."""
+def test_autoencoders_are_not_packed(connection: Connection, rng: np.random.Generator) -> None:
     insert_model(connection, "random", random_autoencoder(rng, AutoencoderTiny, TINY), component="vae")
     insert_model(connection, "random", random_unet(rng, sample_size=8))
-    strides = connection.execute(
-        "select distinct row_stride from sql_diffusion.network_convolutions('random') where component = 'vae' order by 1"
-    ).fetchall()
-    assert strides == [(8 + 1,), (16 + 1,)]  # of latents and images, with the gap between rows
+    connection.execute("select sql_diffusion.pack('random')")
+    packed = connection.execute("select distinct component from sql_diffusion.packed_layers where model = 'random'")
+    assert packed.fetchall() == [("unet",)]
