@@ -339,7 +339,7 @@ def assemble(output: Path, run: Run = RUN) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(output, variant="fp16", safe_serialization=True)
-    defaults = {"scheduler": "dpmsolver++", "num_inference_steps": 10, "guidance_scale": 3}
+    defaults = {"scheduler": "dpmsolver++", "num_inference_steps": 8, "guidance_scale": 3}
     (output / "sql_diffusion.json").write_text(json.dumps(defaults) + "\n")
 
 
