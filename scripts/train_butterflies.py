@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from draw_butterflies import draw_butterflies, grid_picture
 from sample_butterflies import Schedule, sample
+from sql_diffusion.stopping import stoppable
 from sql_diffusion.training import (
     Optimization,
     Trainer,
@@ -37,7 +38,6 @@ from sql_diffusion.training import (
     even_timesteps,
     pixel_unet,
     step_generator,
-    stoppable,
 )
 
 

@@ -36,6 +36,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from describe_butterflies import CLASSES, choose_look, decode_look, describe, encode_named
 from draw_butterflies import grid_picture
 from sql_diffusion.captions import text_encoder, token_ids, train_tokenizer
+from sql_diffusion.stopping import stoppable
 from sql_diffusion.training import (
     Optimization,
     Trainer,
@@ -43,7 +44,6 @@ from sql_diffusion.training import (
     even_timesteps,
     latent_unet,
     step_generator,
-    stoppable,
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)

@@ -1,4 +1,4 @@
-"""The command line: sql-diffusion load, list, show, remove, generate, train, verify, doctor."""
+"""The command line: sql-diffusion load, list, show, remove, generate, run, train, verify, doctor."""
 
 import json
 import os
@@ -20,17 +20,19 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from . import __version__, database, errors, models
 from .errors import Problem
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a check failed (verify, doctor); 2 wrong command line; 3 the database (no connection, "
+    "Exit codes: 0 done; 1 a check failed (verify, doctor) or rows did (run); 2 wrong command line; 3 the database (no connection, "
     "extension missing, refused); 4 the checkpoint (not found, incomplete, damaged, unsupported); 5 the model "
     "(unknown, or there already); 130 interrupted."
 )
@@ -433,6 +435,81 @@ def generate(
     if animate is not None:
         pictures.save_animation([pictures.make_grid(list(frame)) for frame in zip(*films, strict=True)], animate, every)
         typer.echo(str(animate))
+
+
+@app.command(
+    epilog=examples(
+        """sql-diffusion run --query "select id, prompt, seed from wanted where picture is null" --update "update wanted set picture = %(png)s where id = %(id)s" """.strip(),
+        "sql-diffusion run --query ... --update ... --workers 4 --batch 8 --limit 1000",
+    )
+)
+def run(
+    query: Annotated[
+        str,
+        typer.Option(
+            metavar="SQL",
+            help="What gives the rows: a column seed, prompt for a model that takes one; negative_prompt, class_label and "
+            "model where there are such; all of them are there for the update.",
+        ),
+    ],
+    update: Annotated[
+        str,
+        typer.Option(
+            metavar="SQL", help="What writes a picture back: %(png)s, and by their names the query's columns, %(id)s."
+        ),
+    ],
+    workers: Annotated[int, typer.Option(min=1, max=1000, help="Processes, with a connection each.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that are painted together and written at once.")] = 4,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Of rows that name none; the bundled one.")
+    ] = None,
+    backend: Annotated[
+        Backend | None, typer.Option(help="Which extension computes; NumPy's where it is there.")
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="How many steps; the model's own default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many rows at most.")] = None,
+    dsn: Dsn = "",
+) -> None:
+    """Paint the rows of a query, and write the pictures back.
+
+    A row is painted and written in the transaction that holds it, so it can be stopped at any time, and the same command goes
+    on where it was; several at once share the rows. Exits with 1 where rows could not be painted: they stay as they are.
+    """
+    from . import run as runner
+
+    job = runner.Job(dsn, query, update, [], model, None if backend is None else backend.value, num_inference_steps)
+    with database.connect(dsn) as connection:
+        database.extension_schema(connection)
+        job = runner.prepare(connection, job)
+        total = runner.count_rows(connection, job, [])
+        with bars(MofNCompleteColumn, RateColumn) as progress:
+            task = progress.add_task("painting", total=total if limit is None else min(total, limit))
+            outcome = runner.run(
+                connection,
+                job,
+                workers,
+                batch,
+                limit,
+                lambda count: progress.advance(task, count),
+                lambda words: err.print(f"sql-diffusion: {words}", markup=False),
+            )
+        left = runner.count_rows(connection, job, [])
+    failed = f", {outcome.failed} could not be" if outcome.failed else ""
+    typer.echo(f"Painted {outcome.painted} rows{failed}; the query gives {left} more")
+    if outcome.stopped:
+        raise typer.Exit(errors.INTERRUPTED)
+    if outcome.failed:
+        raise typer.Exit(errors.CHECK_FAILED)
+
+
+class RateColumn(ProgressColumn):
+    """Pictures a minute."""
+
+    def render(self, task: Task) -> Text:
+        """12.3/min"""
+        return Text("" if task.speed is None else f"{60 * task.speed:.1f}/min", style="progress.data.speed")
 
 
 @app.command(

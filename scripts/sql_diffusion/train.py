@@ -36,6 +36,7 @@ from .database import Connection
 from .errors import INTERRUPTED, USAGE, Problem
 from .load import Loaded, Request
 from .load import load as load_checkpoint
+from .stopping import stoppable
 from .tokenizer_tables import save_tokenizer
 from .training import (
     Optimization,
@@ -46,7 +47,6 @@ from .training import (
     latent_unet,
     pixel_unet,
     step_generator,
-    stoppable,
 )
 
 PIXELS, LATENTS = "DDPMPipeline", "StableDiffusionPipeline"

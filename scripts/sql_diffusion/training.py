@@ -5,7 +5,6 @@ seed and the step's number, so a resumed run sees what one that was not interrup
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,28 +202,3 @@ class Trainer:
         self.done += 1
         self.seconds += time.perf_counter() - began
         return loss.item(), plain.item()
-
-
-class Stop:
-    """Whether somebody asked the run to stop."""
-
-    asked = False
-
-
-@contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM finish the step and are told; a second Ctrl-C is as it always is."""
-    stop = Stop()
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(*_: object) -> None:
-        stop.asked = True
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    for name in before:
-        signal.signal(name, ask)
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
