@@ -125,7 +125,9 @@ def test_a_killed_worker_and_a_killed_backend(db: str, own: psycopg.Connection, 
     """The others go on; with none left the command says so, and the same command finishes."""
     want(own, 32, rng)
     with begin(db, own, "--workers", 3, "--batch", 2) as process:
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        listed = subprocess.run(
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
         children = [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
         assert len(children) == 3
         os.kill(children[0], signal.SIGKILL)
@@ -185,7 +187,7 @@ def test_rows_that_fail(db: str, own: psycopg.Connection, rng: np.random.Generat
     assert sorted(result.stderr.splitlines()) == [
         "sql-diffusion: id = 2: sql_diffusion: class_label is 5, expected from 0 to 4",
         "sql-diffusion: id = 5: seed is null, expected an integer",
-        'sql-diffusion: id = 8: sql_diffusion: model "nobody" does not exist',
+        'sql-diffusion: id = 8: model "nobody" does not exist',
     ]
     own.execute("update wanted set class_label = 1, seed = id, model = 'classes' where picture is null")
     command.succeed(db, *given)
@@ -198,9 +200,12 @@ def test_a_row_that_comes_again(db: str, own: psycopg.Connection, rng: np.random
     err = command.fail(db, 2, *given, "select id, seed from wanted order by id", "--update", UPDATE)
     assert "gives a row again that has been painted: id = 1" in err
     assert count(own, "painted > 1") == 0
-    result = command.run(db, *given, QUERY, "--update", UPDATE + " and false")
-    assert result.returncode == 1
-    assert "id = 3: the update changed no row" in result.stderr
+    own.execute("update wanted set picture = null, painted = 0")
+    err = command.fail(db, 2, *given, QUERY, "--update", UPDATE + " and false")
+    assert "the update changed no row" in err
+    result = command.run(db, *given, QUERY, "--update", UPDATE + " and id <> 2")
+    assert (result.returncode, result.stderr) == (1, "sql-diffusion: id = 2: the update changed no row\n")
+    assert count(own, "painted = 1") == 2
 
 
 @pytest.mark.parametrize(
