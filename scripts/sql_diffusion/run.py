@@ -236,7 +236,7 @@ class Painter:
                 self.write(rows, self.paint(rows))
             return rows
         except (psycopg.Error, Problem) as error:
-            if self.connection.broken or (isinstance(error, Futile) and not is_part):
+            if is_lost(error) or self.connection.broken or (isinstance(error, Futile) and not is_part):
                 raise
             if len(rows) == 1:
                 problem = explain(error) if isinstance(error, psycopg.Error) else error
@@ -315,6 +315,11 @@ class Painter:
         return ", ".join(f"{key} = {row.values[key]}" for key in known)
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether it is the connection that failed."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate is None or error.sqlstate.startswith(("08", "57P")))
+
+
 def serve(pipe: Pipe, job: Job) -> None:
     """A worker's life: batch after batch, for as long as its parent gives it leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what to do
@@ -331,10 +336,9 @@ def serve(pipe: Pipe, job: Job) -> None:
                 pipe.send(report)
     except psycopg.Error as error:
         problem = explain(error)
-        is_lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
         pipe.send(
             Report(lost=problem.message)
-            if is_lost
+            if is_lost(error)
             else Report(problem=(problem.message, problem.hint, problem.exit_code))
         )
     except Problem as problem:
