@@ -76,17 +76,23 @@ def task_of(connection: Connection, model: str, has_mask: bool) -> str:
     return "inpaint" if has_mask else "image_to_image"
 
 
-def check_prompt(connection: Connection, model: str, prompt: str | None) -> None:
-    """A model that takes a prompt has to be given one, and another not. One that does not exist the server refuses."""
-    row: Any = connection.execute(
+def takes_prompt(connection: Connection, model: str) -> bool | None:
+    """Whether a model is told in words what to draw; None where there is none of that name."""
+    row = connection.execute(
         """select exists (select from sql_diffusion.plan(m.name) p where p.operation = 'input' and p.key = 'encoder_hidden_states')
            from sql_diffusion.models m
            where m.name = %s""",
         [model],
     ).fetchone()
-    if row is not None and row[0] and prompt is None:
+    return None if row is None else bool(row[0])
+
+
+def check_prompt(connection: Connection, model: str, prompt: str | None) -> None:
+    """A model that takes a prompt has to be given one, and another not. One that does not exist the server refuses."""
+    takes = takes_prompt(connection, model)
+    if takes and prompt is None:
         raise Problem(f'model "{model}" takes a prompt', "Give one: --prompt TEXT", USAGE)
-    if row is not None and not row[0] and prompt is not None:
+    if takes is False and prompt is not None:
         raise Problem(
             f'model "{model}" takes no prompt', "Leave --prompt out, or name a model: sql-diffusion list", USAGE
         )

@@ -21,8 +21,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from .database import Connection, connect, explain, extension_schema, function
-from .errors import DATABASE, USAGE, Problem
-from .generate import model_name
+from .errors import DATABASE, MODEL, USAGE, Problem
+from .generate import model_name, takes_prompt
 from .stopping import Stop, stoppable
 
 PLAIN = (
@@ -98,9 +98,7 @@ def prepare(connection: Connection, job: Job) -> Job:
     """The job with what the query tells. Raises a Problem where query, update and model do not go together."""
     job = job._replace(query=job.query.strip().rstrip(";").rstrip(), update=job.update.strip().rstrip(";"))
     if job.model is not None:
-        known = connection.execute("select from sql_diffusion.models where name = %s", [job.model]).fetchone()
-        if known is None:
-            raise Problem(f'model "{job.model}" does not exist', "See what is loaded: sql-diffusion list", 5)
+        is_prompted(connection, job.model)
     try:
         described = connection.execute(f"select * from (\n{job.query}\n) q limit 0".encode()).description or []
         job = job._replace(columns=[column.name for column in described])
@@ -130,7 +128,8 @@ def prepare(connection: Connection, job: Job) -> Job:
         raise refused("update", error, UPDATE) from error
     if "model" not in job.columns:
         job = job._replace(model=model_name(connection, job.model, "prompt" in job.columns))
-        if takes_prompt(connection, job.model) != ("prompt" in job.columns):
+        assert job.model is not None
+        if is_prompted(connection, job.model) != ("prompt" in job.columns):
             has = (
                 "takes a prompt, and the query has no"
                 if "prompt" not in job.columns
@@ -175,16 +174,16 @@ def from_query(selected: str, job: Job, locking: str) -> bytes:
     ).encode()
 
 
-def takes_prompt(connection: Connection, model: str | None) -> bool:
-    """Whether a model is told in words what to draw."""
-    row: Any = connection.execute(
-        "select exists (select from sql_diffusion.plan(m.name) p where p.operation = 'input' and p.key = 'encoder_hidden_states') "
-        "from sql_diffusion.models m where m.name = %s",
-        [model],
-    ).fetchone()
-    if row is None:
-        raise Problem(f'model "{model}" does not exist', "See what is loaded: sql-diffusion list", 5)
-    return bool(row[0])
+def is_prompted(connection: Connection, model: str) -> bool:
+    """Whether a model is told in words what to draw. Raises a Problem where there is none of that name."""
+    takes = takes_prompt(connection, model)
+    if takes is None:
+        raise Problem(f'model "{model}" does not exist', "See what is loaded: sql-diffusion list", MODEL)
+    return takes
+
+
+class Futile(Problem):
+    """The update does nothing, so there is no use in painting."""
 
 
 class Painter:
@@ -230,20 +229,20 @@ class Painter:
                 rows.append(Row(int(mark or 0), dict(zip(self.job.columns, texts, strict=True))))
         return rows
 
-    def paint_rows(self, rows: list[Row], failures: list[Failure]) -> list[Row]:
+    def paint_rows(self, rows: list[Row], failures: list[Failure], is_part: bool = False) -> list[Row]:
         """Paints rows together, or where that fails one by one; those that were painted."""
         try:
             with self.connection.transaction():
                 self.write(rows, self.paint(rows))
             return rows
         except (psycopg.Error, Problem) as error:
-            if self.connection.broken:
+            if is_lost(error) or self.connection.broken or (isinstance(error, Futile) and not is_part):
                 raise
             if len(rows) == 1:
                 problem = explain(error) if isinstance(error, psycopg.Error) else error
                 failures.append(Failure(rows[0].mark, self.name(rows[0]), problem.message))
                 return []
-        return [row for each in rows for row in self.paint_rows([each], failures)]
+        return [row for each in rows for row in self.paint_rows([each], failures, is_part=True)]
 
     def paint(self, rows: list[Row]) -> list[bytes]:
         """The pictures, one call of the verb for all that are of one model, one class and one negative prompt."""
@@ -301,18 +300,24 @@ class Painter:
         with self.connection.cursor() as cursor:
             cursor.executemany(self.job.update.encode(), parameters)
             if cursor.rowcount < len(rows):
-                raise Problem("the update changed no row", None, USAGE)
+                kind = Problem if cursor.rowcount or self.done else Futile
+                raise kind("the update changed no row", UPDATE, USAGE)
 
     def is_prompted(self, model: str) -> bool:
-        """takes_prompt, asked once."""
+        """Asked once a model."""
         if model not in self.prompted:
-            self.prompted[model] = takes_prompt(self.connection, model)
+            self.prompted[model] = is_prompted(self.connection, model)
         return self.prompted[model]
 
     def name(self, row: Row) -> str:
         """id = 7: what the update knows the row by."""
         known = [key for key in row.values if f"%({key})" in self.job.update] or list(row.values)
         return ", ".join(f"{key} = {row.values[key]}" for key in known)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether it is the connection that failed."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate is None or error.sqlstate.startswith(("08", "57P")))
 
 
 def serve(pipe: Pipe, job: Job) -> None:
@@ -331,10 +336,9 @@ def serve(pipe: Pipe, job: Job) -> None:
                 pipe.send(report)
     except psycopg.Error as error:
         problem = explain(error)
-        is_lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
         pipe.send(
             Report(lost=problem.message)
-            if is_lost
+            if is_lost(error)
             else Report(problem=(problem.message, problem.hint, problem.exit_code))
         )
     except Problem as problem:
