@@ -324,27 +324,27 @@ def serve(pipe: Pipe, job: Job) -> None:
     """A worker's life: batch after batch, for as long as its parent gives it leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what to do
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with connect(job.dsn) as connection:
-            notice_death(connection)
-            painter = Painter(connection, job)
-            pipe.send(Report())
-            while leave := pipe.recv():
-                report = painter.work(leave)
-                if report.left:
-                    time.sleep(PAUSE)
-                pipe.send(report)
-    except psycopg.Error as error:
-        problem = explain(error)
-        pipe.send(
-            Report(lost=problem.message)
-            if is_lost(error)
-            else Report(problem=(problem.message, problem.hint, problem.exit_code))
-        )
-    except Problem as problem:
-        pipe.send(Report(problem=(problem.message, problem.hint, problem.exit_code)))
-    except (KeyboardInterrupt, EOFError, BrokenPipeError):
-        pass  # the parent has ended, or ends this; the transaction went with the connection
+    # The parent may end, or end this, at any moment, also while it is told of an error; the transaction goes with the connection.
+    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            with connect(job.dsn) as connection:
+                notice_death(connection)
+                painter = Painter(connection, job)
+                pipe.send(Report())
+                while leave := pipe.recv():
+                    report = painter.work(leave)
+                    if report.left:
+                        time.sleep(PAUSE)
+                    pipe.send(report)
+        except psycopg.Error as error:
+            problem = explain(error)
+            pipe.send(
+                Report(lost=problem.message)
+                if is_lost(error)
+                else Report(problem=(problem.message, problem.hint, problem.exit_code))
+            )
+        except Problem as problem:
+            pipe.send(Report(problem=(problem.message, problem.hint, problem.exit_code)))
 
 
 def notice_death(connection: Connection) -> None:
