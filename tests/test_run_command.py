@@ -142,9 +142,6 @@ def test_a_killed_worker_and_a_killed_backend(db: str, own: psycopg.Connection, 
         before = count(own, "picture is not null")
         until(lambda: count(own, "picture is not null") > before)
         painters = "select pid from pg_stat_activity where datname = current_database() and application_name = 'sql-diffusion' and state <> 'idle'"
-        for _ in range(2):
-            until(lambda: own.execute(painters).fetchone() is not None)
-            own.execute(f"select pg_terminate_backend(pid) from ({painters}) p".encode())
         until(
             lambda: (
                 process.poll() is not None

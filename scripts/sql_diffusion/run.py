@@ -345,6 +345,8 @@ def serve(pipe: Pipe, job: Job) -> None:
             )
         except Problem as problem:
             pipe.send(Report(problem=(problem.message, problem.hint, problem.exit_code)))
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
 
 
 def notice_death(connection: Connection) -> None:
