@@ -11,6 +11,8 @@ import io
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +33,18 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[ThreadingHTTPServer]:
+    """A server of a folder, at some port of the loopback interface."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def paint(driver: webdriver.Chrome, seed: str) -> None:
@@ -59,21 +73,18 @@ def take(driver: webdriver.Chrome, name: str) -> None:
 
 
 def main() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(ROOT / "build" / "web")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for argument in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{argument}")
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    try:
+    with (
+        served(ROOT / "build" / "web") as server,
+        webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver"))) as driver,
+    ):
         driver.get(f"http://127.0.0.1:{server.server_port}/")
         paint(driver, sys.argv[1] if len(sys.argv) > 1 else "7")
         for name in PICTURES:
             take(driver, name)
-    finally:
-        driver.quit()
-        server.shutdown()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ import io
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,16 +24,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from installation import ROOT
+from screenshots import served
 
 PAGE = ROOT / "build" / "web"
 PATIENCE = 300  # seconds that a machine with much else to do may take
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Static files, and nothing said of them."""
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +118,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def site(built: Path) -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with served(built) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
