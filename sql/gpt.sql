@@ -73,9 +73,10 @@ end;
 comment on function sql_diffusion.gpt_settings(int[], text, text, int, double precision, int, double precision, bigint, double precision, text) is
   'The settings that gpt_next and gpt_generate follow with these arguments, the prompt as tokens and the component that gpt_component names; both backends read them. Errors: 22023 for an argument that cannot be.';
 
+-- Fewer rows than a vocabulary has: with all of them the planner holds gpt_generate's query for dear enough to be compiled (jit), NumPy's too.
 create function sql_diffusion.next_tokens(logits real[], input_ids int[], temperature double precision, top_k int, top_p double precision, repetition_penalty double precision)
   returns table (rank int, token_id int, probability double precision)
-language sql immutable parallel safe rows 50000
+language sql immutable parallel safe rows 5000
 set jit = off
 begin atomic
   -- A token that was there already is made less probable: CTRL (Keskar et al., arXiv 1909.05858), section 4.1.

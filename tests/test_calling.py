@@ -115,3 +115,22 @@ def test_every_verb_is_found_by_untyped_arguments(called: Connection) -> None:
         for count in (fewest, arguments):
             places = ", ".join(f"${place}" for place in range(1, count + 1))
             called.execute(f"prepare found_{verb}_{count} as select {verb}({places})".encode())
+
+
+def test_no_verb_is_compiled(connection: Connection) -> None:
+    """A plan that seems dear is compiled before it runs (jit), which takes longer than many a call."""
+    verbs = connection.execute(
+        """select proname, oid::regprocedure::text, proargtypes::regtype[]::text[] from pg_proc
+           where pronamespace in ('sql_diffusion'::regnamespace, 'public'::regnamespace) and 'backend' = any(proargnames)"""
+    ).fetchall()
+    assert {"ddpm_generate", "text_to_image_steps", "inpaint", "gpt_generate", "image_png"} <= {row[0] for row in verbs}
+    costs = {}
+    for _, signature, types in verbs:
+        arguments = ", ".join(f"null::{each} as a{place}" for place, each in enumerate(types))
+        columns = ", ".join(f"a.a{place}" for place in range(len(types)))
+        name = signature.partition("(")[0]
+        query = f"explain (format json) select v from (select {arguments} offset 0) a, lateral {name}({columns}) v"
+        costs[signature] = one(connection, query)[0]["Plan"]["Total Cost"]
+    most = connection.execute("select boot_val::float8 / 2 from pg_settings where name = 'jit_above_cost'").fetchone()
+    assert most is not None
+    assert {signature: cost for signature, cost in costs.items() if cost > most[0]} == {}

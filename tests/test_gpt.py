@@ -31,6 +31,7 @@ from numpy_server import STRESS
 from reference import relative_error
 from sql_diffusion import database, verify
 from sql_diffusion.load import Request, load
+from sql_diffusion_numpy import gpt as numpy_gpt
 from sql_diffusion_numpy.gpt import next_tokens
 from trained_tokenizers import train
 
@@ -244,6 +245,22 @@ def test_drawn_text_is_the_seeds(gpt: psycopg.Connection, rng: np.random.Generat
     [(best, probability)] = gpt.execute("select token_id, probability from gpt_next(%s, 'gpt', 1)", [PROMPT]).fetchall()
     ids = [generated(gpt, "numpy", PROMPT, max_new_tokens=1, temperature=1, seed=n)[0][1] for n in range(60)]
     assert abs(ids.count(best) / 60 - probability) < 5 * (probability * (1 - probability) / 60) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("stop_id", [None, 4])
+def test_as_many_passes_as_tokens(monkeypatch: pytest.MonkeyPatch, stop_id: int | None) -> None:
+    begun = []
+
+    def passes(found: Any, ids: list[int], between: Any) -> Iterator[np.ndarray]:
+        while True:
+            begun.append(len(ids))
+            yield np.eye(9, dtype=np.float32)[len(ids)]
+
+    monkeypatch.setattr(numpy_gpt, "passes", passes)
+    network: Any = None
+    texts = [list(ids) for ids in numpy_gpt.generate(network, [0, 1], 4, stop_id, 0, 0, None, None, 1, lambda: None)]
+    assert texts[-1] == [0, 1, 2, 3, 4, 5][: 6 if stop_id is None else 5]
+    assert begun == [len(text) - 1 for text in texts]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -74,7 +74,8 @@ def generate(
     """All tokens, each time that there is one more."""
     ids = list(input_ids)
     drawn = (random_words(manual_seed(seed), max_new_tokens)[0] & 16777215) / 16777216
-    for logits, number in zip(passes(found, ids, between), drawn, strict=False):
+    # The numbers first: where they end, no pass is begun whose logits nobody wants.
+    for number, logits in zip(drawn, passes(found, ids, between), strict=False):
         candidates, probabilities = next_tokens(logits, ids, temperature, top_k, top_p, repetition_penalty)
         place = min(np.searchsorted(probabilities.cumsum(), number, side="right"), len(candidates) - 1)
         ids.append(int(candidates[place]))
