@@ -8,7 +8,6 @@ same reason diffusers is given tensors in double precision: its coefficients are
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import re
 from typing import Any
@@ -129,23 +128,27 @@ def cases() -> list[Any]:
     ]
 
 
-def another_log(log: Any, rng: np.random.Generator, number: torch.Tensor) -> torch.Tensor:
-    """As another library might round it: up or down by a unit in the last place."""
-    value = log(number)
-    return torch.nextafter(value, torch.tensor(float(rng.choice([-torch.inf, torch.inf]))))
+def rounded_otherwise(value: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """As another library might have it: up or down by a unit in the last place."""
+    ways = rng.choice(np.array([-np.inf, np.inf], np.float32), tuple(value.shape))
+    return torch.nextafter(value, torch.from_numpy(np.asarray(ways)))
 
 
 def theirs(
     name: str, model: dict[str, Any], settings: dict[str, Any], steps: int, noise: Noise, rng: np.random.Generator
 ) -> tuple[float, list[Any]]:
     """The initial noise's scale, and of each pass: timestep, sample, what is shown, output, the sample after it, the noise
-    drawn, and how far the sample would be off if the last digits of the logarithms were others."""
+    drawn, and how far the sample would be off if the last digits of the sigmas, products of many numbers, and of their
+    logarithms were others."""
     settings = dict(settings)
     extra = {"eta": settings.pop("eta")} if "eta" in settings else {}
     file = {**model, **settings}
     scheduler = CLASSES[name].from_config(file)
     scheduler.set_timesteps(steps)
     rivals = [copy.deepcopy(scheduler) for _ in range(4)] if name in SOLVERS else []
+    for rival in rivals:
+        rival.sigmas = rival.sigmas * (1 + 2e-7 * torch.from_numpy(rng.standard_normal(len(rival.sigmas), np.float32)))
+    log = torch.log
     first = float(scheduler.init_noise_sigma)
     sample = torch.from_numpy(rng.standard_normal((1, *SHAPE)).astype(np.float32)).double() * first
     passes = []
@@ -156,7 +159,7 @@ def theirs(
         noise.drawn.clear()
         after = scheduler.step(output, timestep, sample, **extra).prev_sample
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "log", functools.partial(another_log, torch.log, rng))
+            patch.setattr(torch, "log", lambda number: rounded_otherwise(log(number), rng))
             others = [rival.step(output, timestep, sample, **extra).prev_sample for rival in rivals]
         doubt = max([0.0, *(float((other - after).abs().max()) for other in others)])
         drawn = noise.drawn[0][0] if noise.drawn else None
