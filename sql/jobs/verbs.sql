@@ -22,7 +22,7 @@ language sql volatile parallel unsafe
 begin atomic
   select sql_diffusion.tell_queued();
   insert into sql_diffusion.jobs (seed, prompt, model, settings, priority, max_attempts)
-  values (enqueue.seed, enqueue.prompt, enqueue.model, enqueue.settings, enqueue.priority, enqueue.max_attempts)
+  values (enqueue.seed, enqueue.prompt, enqueue.model, coalesce(enqueue.settings, '{}'), coalesce(enqueue.priority, 0), coalesce(enqueue.max_attempts, 3))
   returning id;
 end;
 comment on function sql_diffusion.enqueue(bigint, text, text, jsonb, int, int) is
