@@ -78,7 +78,19 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
-    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", *routing}
+    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", "work", *routing}
+
+
+def test_a_procedure_finds_nothing_by_a_search_path(connection: Connection) -> None:
+    """One that commits cannot say what is searched: all that it names has its schema, and it has no operators."""
+    rows = connection.execute(f"select p.proname, p.prosrc {FUNCTIONS} and p.prokind = 'p'").fetchall()
+    assert [name for name, _ in rows] == ["work"]
+    for name, text in rows:
+        called = re.findall(r"([\w.]+)\(", text)
+        assert {call for call in called if "." not in call} == {"coalesce", "exists"}, name
+        types = re.findall(r"^  \w+ ([\w.]+);$", text.partition("begin")[0], re.MULTILINE)
+        assert len(types) == 4 and all(type.startswith("pg_catalog.") for type in types)
+        assert not re.search(r"[-+*/<>~!@#%^&|`?]|::|\bcast\b|(?<!:)=", text.replace("words = message_text, code = returned_sqlstate", "")), name
 
 
 def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:

@@ -25,7 +25,7 @@ begin atomic
                           then '{"negative_prompt": 1, "guidance_scale": 1, "height": 1, "width": 1, "guidance_rescale": 1, "clip_skip": 1}'::jsonb
                           else '{"class_label": 1}'::jsonb end)
                 and exists (select from sql_diffusion.job_settings(settings) s where s is distinct from null)
-           else sql_diffusion.fail(format('jobs: settings is %s, expected an object', jsonb_typeof(settings)))
+           else sql_diffusion.fail(format('jobs: settings is %s, expected an object', coalesce(jsonb_typeof(settings), 'null')))
          end;
 end;
 comment on function sql_diffusion.check_job_settings(jsonb, boolean) is

@@ -20,7 +20,11 @@ comment on function sql_diffusion.tell_queued() is 'Tells who listens to the cha
 create function sql_diffusion.enqueue(seed bigint, prompt text default null, model text default null, settings jsonb default '{}', priority int default 0, max_attempts int default 3) returns bigint
 language sql volatile parallel unsafe
 begin atomic
-  select sql_diffusion.tell_queued();
+  select case
+           when enqueue.seed is null then sql_diffusion.fail('jobs: seed is null, expected an integer')
+           when enqueue.max_attempts < 1 then sql_diffusion.fail(format('jobs: max_attempts is %s, expected 1 or more', enqueue.max_attempts))
+           else sql_diffusion.tell_queued()
+         end;
   insert into sql_diffusion.jobs (seed, prompt, model, settings, priority, max_attempts)
   values (enqueue.seed, enqueue.prompt, enqueue.model, coalesce(enqueue.settings, '{}'), coalesce(enqueue.priority, 0), coalesce(enqueue.max_attempts, 3))
   returning id;
@@ -28,7 +32,7 @@ end;
 comment on function sql_diffusion.enqueue(bigint, text, text, jsonb, int, int) is
   'Puts a job into the queue and returns its id; select state, error, png from sql_diffusion.jobs where id = ... shows what became of it. settings: further arguments of text_to_image, or without a prompt of ddpm_generate, such as '
   '{"num_inference_steps": 20}. priority: the highest is painted first. max_attempts (1 or more): how often it is tried. Who listens to the channel sql_diffusion_jobs hears that there is something, and to sql_diffusion_finished '
-  'the id of each job that is finished. Errors: 0A000 for settings that there are not, 42501 for a role that has not SELECT and INSERT on sql_diffusion.jobs. The model is looked for when the job is painted.';
+  'the id of each job that is finished. Errors: 22023 for a seed that is NULL or too few attempts, 0A000 for settings that there are not, 42501 for a role that has not SELECT and INSERT on sql_diffusion.jobs. The model is looked for when the job is painted.';
 
 create function sql_diffusion.claim_jobs(count int default 1, lease interval default '15 minutes')
   returns table (id bigint, attempt int, prompt text, seed bigint, model text, settings jsonb)
