@@ -56,8 +56,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 own.execute("select sql_diffusion.pack('mine')")
                 folder = train(tmp_path_factory.mktemp("tokenizer"), "CLIPTokenizer", np.random.default_rng())
                 insert_tokenizer(own, "mine", folder)
-                own.execute("select sql_diffusion.enqueue(i, 'a moth', 'mine', '{\"height\": 8}') from generate_series(1, 3) i")
-                own.execute("select sql_diffusion.finish_job(id, attempt, 'a picture') from sql_diffusion.claim_jobs(2)")
+                own.execute(
+                    "select sql_diffusion.enqueue(i, 'a moth', 'mine', '{\"height\": 8}') from generate_series(1, 3) i"
+                )
+                own.execute(
+                    "select sql_diffusion.finish_job(id, attempt, 'a picture') from sql_diffusion.claim_jobs(2)"
+                )
             yield name
     finally:
         with psycopg.connect(autocommit=True) as server:

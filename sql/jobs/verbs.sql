@@ -38,13 +38,7 @@ create function sql_diffusion.claim_jobs(count int default 1, lease interval def
   returns table (id bigint, attempt int, prompt text, seed bigint, model text, settings jsonb)
 language sql volatile parallel unsafe rows 10
 begin atomic
-  with claimable as materialized (
-    select c.id
-    from sql_diffusion.claimable_jobs c
-    limit greatest(coalesce(claim_jobs.count, 0), 0)
-    for update of c skip locked
-  ),
-  claimed as (
+  with claimed as (
     update sql_diffusion.jobs j
     set state = case when j.attempt < j.max_attempts then 'running' else 'failed' end,
         attempt = least(j.attempt + 1, j.max_attempts),
@@ -53,8 +47,11 @@ begin atomic
         finished_at = case when j.attempt < j.max_attempts then null else clock_timestamp() end,
         error = case when j.attempt < j.max_attempts then j.error
                      else format('claimed %s times, and neither a picture nor an error came before the lease ended', j.attempt) end
-    from claimable c
-    where j.id = c.id
+    -- an array, not a join: how many there will be is not known when this is planned, and a join would read the whole table for a few
+    where j.id = any (array(select c.id
+                            from sql_diffusion.claimable_jobs c
+                            limit greatest(coalesce(claim_jobs.count, 0), 0)
+                            for update of c skip locked))
     returning j.id, j.attempt, j.prompt, j.seed, j.model, j.settings, j.priority,
               case when j.state = 'failed' then sql_diffusion.tell_finished(j.id) else false end as failed
   )
