@@ -253,6 +253,16 @@ def test_workers_that_wait(db: str, own: Connection) -> None:
     check_pictures(own, 2)
 
 
+def test_a_lease_is_extended_while_its_worker_lives(db: str, own: Connection) -> None:
+    """Where a picture takes longer than the lease, nobody else paints it."""
+    number = enqueue(own, 1, steps=400)
+    out = command.succeed(db, "run", "--jobs", "--workers", 2, "--lease", "1.5 seconds")
+    assert out == "Painted 1 jobs; the queue gives 0 more\n"
+    assert states(own) == [(number, "succeeded", 1, None)]
+    assert one(own, "select finished_at - started_at > '1.5 seconds' from sql_diffusion.jobs")
+    assert one(own, "select sql_diffusion.extend_lease(%s, 1)", number) is False
+
+
 @pytest.mark.parametrize("options", [["--jobs", "--query", "select 1"], ["--query", "select 1"], [], ["--wait"]])
 def test_what_to_paint_is_clear(db: str, options: list[str]) -> None:
     assert "--jobs" in command.fail(db, 2, "run", *options)

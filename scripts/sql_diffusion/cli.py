@@ -467,9 +467,9 @@ def run(
         str,
         typer.Option(
             metavar="INTERVAL",
-            help="How long a worker has for a batch of jobs; then others may claim what it has not painted.",
+            help="When others may claim the jobs of a worker that has died; one that lives extends it.",
         ),
-    ] = "15 minutes",
+    ] = "1 minute",
     workers: Annotated[int, typer.Option(min=1, max=1000, help="Processes, with a connection each.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are painted together and written at once.")] = 4,
     model: Annotated[

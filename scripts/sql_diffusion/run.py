@@ -11,9 +11,10 @@ import multiprocessing
 import re
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -54,7 +55,7 @@ class Job(NamedTuple):
     model: str | None  # of rows that name none
     backend: str | None
     num_inference_steps: int | None  # of rows that name none
-    lease: str = "15 minutes"  # of a job
+    lease: str = "1 minute"  # of a job, which is extended while it is painted
     stay: bool = False  # and wait for more jobs
 
 
@@ -287,11 +288,14 @@ class Query:
 
 
 class Queue:
-    """The jobs of sql_diffusion.jobs, each with a lease; what became of them is kept there."""
+    """The jobs of sql_diffusion.jobs, each with a lease, which is extended while it is painted; what became of them is kept there."""
 
     def __init__(self, connection: Connection, job: Job) -> None:
         self.connection, self.job = connection, job
         self.heard = False
+        self.claimed: list[Row] = []
+        lease: Any = connection.execute("select extract(epoch from %s::interval)::float8", [job.lease]).fetchone()
+        self.period = max(0.1, lease[0] / 3)  # seconds
         if job.stay:
             connection.add_notify_handler(self.hear)
             connection.execute("listen sql_diffusion_jobs")
@@ -300,8 +304,28 @@ class Queue:
         """There is a new job."""
         self.heard = True
 
-    def held(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.claimed, done = [], threading.Event()
+        keeper = threading.Thread(target=self.keep, args=(done,), daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
+    def keep(self, done: threading.Event) -> None:
+        """Extends the leases of what is being painted, over a connection of its own, which short work never needs."""
+        with suppress(psycopg.Error, Problem), ExitStack() as stack:  # without it the leases end, and others may claim
+            connection = None
+            while not done.wait(self.period):
+                connection = connection or stack.enter_context(connect(self.job.dsn))
+                for row in self.claimed:
+                    connection.execute(
+                        "select sql_diffusion.extend_lease(%(id)s, %(attempt)s, %(lease)s)",
+                        {**row.values, "lease": self.job.lease},
+                    )
 
     def claim(self, leave: Leave) -> list[Row]:
         query = b"""select c.id, c.attempt, c.prompt, c.seed, c.model, c.settings
@@ -313,6 +337,7 @@ class Queue:
                 key: setting_text(value) for key, value in json.loads(written or "{}").items() if value is not None
             }
             rows.append(Row(int(values["id"] or 0), values, settings))
+        self.claimed = rows
         return rows
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:

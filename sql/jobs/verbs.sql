@@ -65,6 +65,22 @@ comment on function sql_diffusion.claim_jobs(int, interval) is
   'max_attempts of that it has failed, and counts as taken here without being returned. Calls at the same time take different jobs and do not wait for each other (in READ COMMITTED). Needs SELECT and UPDATE on '
   'sql_diffusion.jobs and sql_diffusion.claimable_jobs, and for the jobs of others SELECT on sql_diffusion.stored_jobs.';
 
+create function sql_diffusion.extend_lease(id bigint, attempt int, lease interval default '15 minutes') returns boolean
+language sql volatile parallel unsafe
+begin atomic
+  with extended as (
+    update sql_diffusion.jobs j
+    set lease_until = clock_timestamp() + coalesce(extend_lease.lease, '15 minutes')
+    where j.id = extend_lease.id
+      and j.attempt = extend_lease.attempt
+      and j.state = 'running'
+    returning j.id
+  )
+  select exists (select from extended e);
+end;
+comment on function sql_diffusion.extend_lease(bigint, int, interval) is
+  'Gives who paints a job another lease, from now on: called in time, again and again from another session than the one that paints, a lease can be shorter than a picture takes. False where the job was cancelled, or another has claimed it since.';
+
 create function sql_diffusion.finish_job(id bigint, attempt int, png bytea) returns boolean
 language sql volatile parallel unsafe
 begin atomic
