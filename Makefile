@@ -14,12 +14,12 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/parameters.sql sql/tokenizers/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/parameters.sql sql/tokenizers/tables.sql sql/jobs/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \
 	sql/schedule.sql $(SCHEDULERS) build/scheduler_registry.sql sql/schedulers.sql sql/progress.sql sql/pipeline.sql sql/text_to_image.sql sql/gpt.sql \
-	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/redraw.sql sql/verbs.sql sql/images/verbs.sql \
+	$(addprefix sql/images/,$(addsuffix .sql,$(IMAGES))) sql/redraw.sql sql/verbs.sql sql/images/verbs.sql sql/jobs/verbs.sql \
 	$(MODELS)
 
 # The models that come with the extension, and those of them that came after all of the older versions: an update brings these.
@@ -175,4 +175,4 @@ dist:
 # hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_gpt.py tests/test_image_from_png.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_gpt.py tests/test_image_from_png.py tests/test_jobs.py

@@ -60,7 +60,7 @@ begin
   for addition in
     select 'schema sql_diffusion'
     union all
-    select format('%s %s', case p.prokind when 'a' then 'aggregate' else 'function' end, p.oid::regprocedure)
+    select format('routine %s', p.oid::regprocedure)
     from pg_proc p
     where p.pronamespace = 'sql_diffusion'::regnamespace
        or p.pronamespace = '@extschema@'::regnamespace and p.proname = any ('{{{verbs}}}'::text[])

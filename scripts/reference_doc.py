@@ -44,6 +44,7 @@ SECTIONS = {
     "text_to_image": "A picture from a prompt",
     "redraw": "A picture from a picture",
     "gpt": "Text",
+    "jobs": "A queue of jobs",
     "schedulers": "Schedulers",
     "networks": "Networks",
     "operations": "Operations",
@@ -99,7 +100,7 @@ def sections_of_names() -> dict[tuple[str, str], str]:
     for file in sorted(files) + made:
         place = file.stem if file.parent.name in ("sql", "build") else file.parent.name
         section = joined.get(place, place)
-        pattern = r"^create (?:function|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
+        pattern = r"^create (?:function|procedure|aggregate|table|type|view) (sql_diffusion|@extschema@)\.(\w+)"
         for schema, name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE):
             if section not in SECTIONS:
                 raise SystemExit(f"{file.name} defines {name} and has no section in the reference: add one to SECTIONS")
@@ -124,7 +125,7 @@ def entry(item: dict[str, Any]) -> Iterable[str]:
     )
     name = item["name"] if item["schema"] == "public" else f"{item['schema']}.{item['name']}"
     if item["kind"] == "function":
-        yield f"**`{name}({arguments})`** → `{item['result']}`"
+        yield f"**`{name}({arguments})`**" + (f" → `{item['result']}`" if item["result"] else ", a procedure")
     else:
         yield f"**{item['kind']} `{name}`**"
     yield ""

@@ -44,7 +44,7 @@ STATEMENT = re.compile(
     r"(?:--[^\n]*|'[^']*'|\"[^\"]*\"|(\$\w*\$).*?\1|^begin atomic$.*?^end(?=;)|[^;])*?;",
     re.DOTALL | re.MULTILINE,
 )
-ROUTINE = re.compile(r"create (?:function|aggregate) ([^\s(]+)\s*\(")
+ROUTINE = re.compile(r"create (?:function|procedure|aggregate) ([^\s(]+)\s*\(")
 NAMED = {  # statements that make a thing which is compared by its text
     "schema": re.compile(r"create schema (\S+)"),
     "type": re.compile(r"create type (\S+)"),
@@ -275,7 +275,7 @@ def update(
                 raise SystemExit(f'table {made[1][0]} has changed: sql/updates has no section "-- {section}:"')
             yield by_hand.pop(section)
         elif made or routine(text) or AGAIN.match(text):
-            yield re.sub(r"\Acreate function", "create or replace function", text) + "\n"
+            yield re.sub(r"\Acreate (function|procedure)", r"create or replace \1", text) + "\n"
         else:
             raise SystemExit(f"an update cannot have this: {text[:200]}")
 

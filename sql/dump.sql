@@ -11,3 +11,5 @@ select pg_extension_config_dump('sql_diffusion.vocabulary',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
 select pg_extension_config_dump('sql_diffusion.merges',
   'where model not in (select m.name from sql_diffusion.models m where m.bundled)');
+select pg_extension_config_dump('sql_diffusion.stored_jobs', '');
+select pg_extension_config_dump('sql_diffusion.stored_jobs_id_seq', '');

@@ -16,14 +16,14 @@ BUTTERFLIES = Path(__file__).parent.parent / "models" / "butterflies"
 
 
 def test_every_block_runs() -> None:
-    with documented.roles("loader", "painter"), new_database() as database:
+    with documented.roles("loader", "painter", "client"), new_database() as database:
         documented.check("administration.md", database)
 
 
 @pytest.fixture(scope="module")
 def administered() -> Iterator[str]:
     """A database in which all of the page's blocks were run but those that remove the extension."""
-    with documented.roles("loader", "painter"), new_database() as database:
+    with documented.roles("loader", "painter", "client"), new_database() as database:
         documented.printed((documented.DOC / "administration.md").read_text().partition("## Removal")[0], database)
         yield database
 
@@ -46,6 +46,9 @@ ALLOWED = [
     ("painter", "select name from sql_diffusion.models"),
     ("painter", "select sql_diffusion.silu('{1}'), sql_diffusion_numpy.silu('{1}')"),
     ("painter", "set sql_diffusion.threads = 2"),
+    ("client", "select sql_diffusion.cancel_job(sql_diffusion.enqueue(1))"),
+    ("client", "select png from sql_diffusion.jobs"),
+    ("loader", "select sql_diffusion.enqueue(1); select sql_diffusion.claim_jobs()"),
 ]
 
 REFUSED = [
@@ -60,6 +63,14 @@ REFUSED = [
     ("loader", "update sql_diffusion.models set bundled = true"),
     ("loader", "alter function sql_diffusion.silu(real[]) volatile"),
     ("loader", "do language plpython3u 'pass'"),
+    ("painter", "select sql_diffusion.enqueue(1)"),
+    ("painter", "select id from sql_diffusion.jobs"),
+    ("painter", "select sql_diffusion.claim_jobs()"),
+    ("painter", "select sql_diffusion.cancel_job(1)"),
+    ("client", "select sql_diffusion.claim_jobs()"),
+    ("client", "select prompt from sql_diffusion.stored_jobs"),
+    ("client", "delete from sql_diffusion.jobs"),
+    ("loader", "select prompt from sql_diffusion.stored_jobs"),
 ]
 
 

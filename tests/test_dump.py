@@ -29,6 +29,10 @@ union all
 select model, 'vocabulary', null, md5(string_agg(concat_ws(' ', component, id, token, ends_word), ',' order by component, id)) from sql_diffusion.vocabulary group by model
 union all
 select model, 'merges', null, md5(string_agg(concat_ws(' ', component, first, second, rank, merged), ',' order by component, rank)) from sql_diffusion.merges group by model
+union all
+select 'job', id::text, null, md5(j::text) from sql_diffusion.stored_jobs j
+union all
+select 'last job', last_value::text, null, null from sql_diffusion.stored_jobs_id_seq
 order by 1, 2
 """
 
@@ -52,6 +56,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 own.execute("select sql_diffusion.pack('mine')")
                 folder = train(tmp_path_factory.mktemp("tokenizer"), "CLIPTokenizer", np.random.default_rng())
                 insert_tokenizer(own, "mine", folder)
+                own.execute(
+                    "select sql_diffusion.enqueue(i, 'a moth', 'mine', '{\"height\": 8}') from generate_series(1, 3) i"
+                )
+                own.execute(
+                    "select sql_diffusion.finish_job(id, attempt, 'a picture') from sql_diffusion.claim_jobs(2)"
+                )
             yield name
     finally:
         with psycopg.connect(autocommit=True) as server:
@@ -70,7 +80,7 @@ def contents(database: str) -> tuple[list[tuple[object, ...]], object]:
     """Checksums of everything, and a picture."""
     with psycopg.connect(dbname=database) as own:
         rows = own.execute(CHECKSUMS).fetchall()
-        assert {row[1] for row in rows} >= {"tokenizer", "vocabulary", "merges"}
+        assert {row[1] for row in rows} >= {"tokenizer", "vocabulary", "merges", "3"}
         half = "select count(dtype) > 10 from sql_diffusion.parameters where model = 'half'"
         assert own.execute(half).fetchone() == (True,)
         return rows, own.execute("select ddpm_generate(7, 'mine', 2, backend => 'sql')").fetchone()

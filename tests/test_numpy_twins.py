@@ -27,6 +27,8 @@ NOT_COMPUTING = [
     "pack", "unpack", "weight_from_bytes", "write_parameter",
     # progress, which the other backend tells by itself
     "notice", "tell_progress",
+    # the queue, which calls the verbs
+    "%\\_job", "%\\_jobs", "job_settings", "extend_lease", "enqueue", "tell_finished", "tell_queued", "work",
     # the way to the other backend
     "numpy_%",
     # steps of reading and writing PNGs and of resizing, most of which are zlib's own work there

@@ -205,6 +205,12 @@ def test_a_row_that_comes_again(db: str, own: psycopg.Connection, rng: np.random
     err = command.fail(db, 2, *given, "select id, seed from wanted order by id", "--update", UPDATE)
     assert "gives a row again that has been painted: id = 1" in err
     assert count(own, "painted > 1") == 0
+    # what tells a row apart is what the update finds it by, whatever else it changes
+    own.execute("update wanted set picture = null, painted = 0")
+    query = "select id, seed, painted, picture is null as is_new from wanted order by id"
+    err = command.fail(db, 2, *given, query, "--update", UPDATE.replace("painted + 1", "%(painted)s + 1"))
+    assert "gives a row again that has been painted: id = 1, painted = 1" in err
+    assert count(own, "painted > 1") == 0
     own.execute("update wanted set picture = null, painted = 0")
     err = command.fail(db, 2, *given, QUERY, "--update", UPDATE + " and false")
     assert "the update changed no row" in err

@@ -78,7 +78,22 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
-    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", *routing}
+    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", "work", *routing}
+
+
+def test_a_procedure_finds_nothing_by_a_search_path(connection: Connection) -> None:
+    """One that commits cannot say what is searched: all that it names has its schema, and it has no operators."""
+    rows = connection.execute(f"select p.proname, p.prosrc {FUNCTIONS} and p.prokind = 'p'").fetchall()
+    assert [name for name, _ in rows] == ["work"]
+    for name, text in rows:
+        called = re.findall(r"([\w.]+)\(", text)
+        assert {call for call in called if "." not in call} == {"coalesce"}, name
+        types = re.findall(r"^  \w+ ([\w.]+);$", text.partition("begin")[0], re.MULTILINE)
+        assert len(types) == 4 and all(type.startswith("pg_catalog.") for type in types)
+        assert not re.search(
+            r"[-+*/<>~!@#%^&|`?]|::|\bcast\b|(?<!:)=",
+            text.replace("words = message_text, code = returned_sqlstate", ""),
+        ), name
 
 
 def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:
@@ -137,9 +152,69 @@ def test_an_ordinary_role_can_install_it_in_its_own_database(
             server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
+QUEUE = "sql_diffusion.jobs, sql_diffusion.claimable_jobs"
+
+
+def test_nobody_sees_what_others_have_enqueued(database: str, role: str) -> None:
+    """Neither by a function that tells what it is given, nor by an error, a claim or a change of the owner; unless it is granted."""
+    other = f"{role}_2"
+    with psycopg.connect(dbname=database, autocommit=True) as server:
+        server.execute(sql.SQL("create role {} login").format(sql.Identifier(other)))
+        try:
+            for name in (role, other):
+                server.execute(f'grant select, insert, update on {QUEUE} to "{name}"'.encode())
+            with psycopg.connect(dbname=database, user=other, autocommit=True) as theirs:
+                (secret,) = theirs.execute("select sql_diffusion.enqueue(1, 'a secret')").fetchone()
+                mine = theirs.execute("select sql_diffusion.enqueue(2, 'a moth')").fetchone()[0]
+                assert theirs.execute("select sql_diffusion.claim_jobs()").rowcount == 1
+                assert theirs.execute("select sql_diffusion.finish_job(%s, 1, 'a picture')", [secret]).fetchone() == (
+                    True,
+                )
+            with psycopg.connect(dbname=database, user=role, autocommit=True) as own:
+                told: list[str] = []
+                own.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
+                own.execute(
+                    "create function pg_temp.tell(value text) returns boolean language plpgsql cost 0.0001 "
+                    "as $$ begin raise notice '%', value; return true; end $$"
+                )
+                assert (
+                    own.execute("select from sql_diffusion.jobs where pg_temp.tell(prompt || png::text)").rowcount == 0
+                )
+                assert own.execute("select from sql_diffusion.jobs where prompt::int > 0").rowcount == 0
+                assert own.execute("select from sql_diffusion.claimable_jobs").rowcount == 0
+                assert own.execute("update sql_diffusion.jobs set owner = current_user").rowcount == 0
+                assert own.execute("select sql_diffusion.claim_jobs(9)").rowcount == 0
+                for call in (f"cancel_job({mine})", f"finish_job({mine}, 0, '')", f"fail_job({mine}, 0, '')"):
+                    assert own.execute(f"select sql_diffusion.{call}".encode()).fetchone() == (False,)
+                assert told == []
+                with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+                    own.execute("insert into sql_diffusion.jobs (seed, owner) values (1, %s)", [other])
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    own.execute("select prompt from sql_diffusion.stored_jobs")
+                server.execute(sql.SQL("grant select on sql_diffusion.stored_jobs to {}").format(sql.Identifier(role)))
+                assert own.execute("select prompt from sql_diffusion.jobs order by id").fetchall() == [
+                    ("a secret",),
+                    ("a moth",),
+                ]
+                assert own.execute("select id from sql_diffusion.claim_jobs(9)").fetchall() == [(mine,)]
+        finally:
+            server.execute("delete from sql_diffusion.stored_jobs")
+            server.execute(sql.SQL("drop owned by {}").format(sql.Identifier(other)))
+            server.execute(sql.SQL("drop role {}").format(sql.Identifier(other)))
+
+
 @pytest.mark.parametrize(
     "statement",
     [
+        "select sql_diffusion.enqueue(1)",
+        "select prompt, png from sql_diffusion.jobs",
+        "select id from sql_diffusion.claimable_jobs",
+        "select prompt, png from sql_diffusion.stored_jobs",
+        "select sql_diffusion.claim_jobs()",
+        "select sql_diffusion.finish_job(1, 1, '')",
+        "select sql_diffusion.fail_job(1, 1, '')",
+        "select sql_diffusion.cancel_job(1)",
+        "call sql_diffusion.work()",
         "insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DDPMPipeline', '{}')",
         "update sql_diffusion.parameters set bias = null",
         "delete from sql_diffusion.models",

@@ -441,23 +441,35 @@ def generate(
     epilog=examples(
         """sql-diffusion run --query "select id, prompt, seed from wanted where picture is null" --update "update wanted set picture = %(png)s where id = %(id)s" """.strip(),
         "sql-diffusion run --query ... --update ... --workers 4 --batch 8 --limit 1000",
+        "sql-diffusion run --jobs --workers 2 --wait",
     )
 )
 def run(
     query: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SQL",
             help="What gives the rows: a column seed, prompt for a model that takes one; negative_prompt, class_label and "
             "model where there are such; all of them are there for the update.",
         ),
-    ],
+    ] = None,
     update: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SQL", help="What writes a picture back: %(png)s, and by their names the query's columns, %(id)s."
         ),
-    ],
+    ] = None,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="The jobs that sql_diffusion.enqueue(...) has put into the queue.")
+    ] = False,
+    stay: Annotated[bool, typer.Option("--wait", help="Wait for more jobs, until somebody stops it.")] = False,
+    lease: Annotated[
+        str,
+        typer.Option(
+            metavar="INTERVAL",
+            help="When others may claim the jobs of a worker that has died; one that lives extends it.",
+        ),
+    ] = "1 minute",
     workers: Annotated[int, typer.Option(min=1, max=1000, help="Processes, with a connection each.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are painted together and written at once.")] = 4,
     model: Annotated[
@@ -472,20 +484,31 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="How many rows at most.")] = None,
     dsn: Dsn = "",
 ) -> None:
-    """Paint the rows of a query, and write the pictures back.
+    """Paint the rows of a query, or the jobs of the queue, and write the pictures back.
 
     A row is painted and written in the transaction that holds it, so it can be stopped at any time, and the same command goes
     on where it was; several at once share the rows. Exits with 1 where rows could not be painted: they stay as they are.
     """
     from . import run as runner
 
-    job = runner.Job(dsn, query, update, [], model, None if backend is None else backend.value, num_inference_steps)
+    if jobs == (query is not None) or jobs == (update is not None):
+        raise errors.Problem(
+            "what to paint is --query together with --update, or --jobs",
+            "sql-diffusion run --help shows both.",
+            errors.USAGE,
+        )
+    if stay and not jobs:
+        raise errors.Problem("--wait is for --jobs", None, errors.USAGE)
+    engine = None if backend is None else backend.value
+    job = runner.Job(dsn, query, update or "", [], model, engine, num_inference_steps, lease, stay)
     with database.connect(dsn) as connection:
         database.extension_schema(connection)
         job = runner.prepare(connection, job)
-        total = runner.count_rows(connection, job, [])
+        total = None if stay else runner.count_rows(connection, job)
+        if total is not None and limit is not None:
+            total = min(total, limit)
         with bars(MofNCompleteColumn, RateColumn) as progress:
-            task = progress.add_task("painting", total=total if limit is None else min(total, limit))
+            task = progress.add_task("painting", total=total)
             outcome = runner.run(
                 connection,
                 job,
@@ -495,9 +518,11 @@ def run(
                 lambda count: progress.advance(task, count),
                 lambda words: err.print(f"sql-diffusion: {words}", markup=False),
             )
-        left = runner.count_rows(connection, job, [])
+        left = runner.count_rows(connection, job)
     failed = f", {outcome.failed} could not be" if outcome.failed else ""
-    typer.echo(f"Painted {outcome.painted} rows{failed}; the query gives {left} more")
+    typer.echo(
+        f"Painted {outcome.painted} {'jobs' if jobs else 'rows'}{failed}; the {'queue' if jobs else 'query'} gives {left} more"
+    )
     if outcome.stopped:
         raise typer.Exit(errors.INTERRUPTED)
     if outcome.failed:

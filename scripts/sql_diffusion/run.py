@@ -1,20 +1,24 @@
-"""Paints the rows of a query and writes the pictures back: `sql-diffusion run`.
+"""Paints the rows of a query, or the jobs of the queue, and writes the pictures back: `sql-diffusion run`.
 
-Workers, processes with a connection each, claim rows by FOR UPDATE SKIP LOCKED, paint them in the transaction that holds
-them and commit their update. So whatever dies on the way, a row is painted and free, or neither painted nor held. The
-parent gives a worker leave for each batch and keeps what was painted, what failed, and what is left to do.
+Workers, processes with a connection each, claim rows, paint them and write the pictures. Where the rows come from and go to is a
+Source. The rows of a Query are claimed by FOR UPDATE SKIP LOCKED and painted in the transaction that holds them: whatever
+dies on the way, a row is painted and free, or neither painted nor held. Those of the Queue have a lease, and are free once it
+has ended. The parent gives a worker leave for each batch and keeps what was painted, what failed, and what is left to do.
 """
 
+import json
 import multiprocessing
 import re
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg import sql
@@ -32,25 +36,35 @@ PLAIN = (
 UPDATE = "Write it as: update wanted set picture = %(png)s where id = %(id)s"
 PATIENCE = 5  # seconds, until it is said that others hold the rest
 PAUSE = 0.3  # seconds, until rows that others hold are looked for again
+POLL = 2.0  # seconds, until the queue is looked at again where nobody has told of a job: a lease may have ended
+
+# The arguments of text_to_image and ddpm_generate that are no text
+TYPES = {
+    "seeds": "bigint[]", "prompts": "text[]", "timesteps": "int[]", "eta": "real", "guidance_scale": "double precision", "guidance_rescale": "double precision",
+    **dict.fromkeys(("num_inference_steps", "class_label", "height", "width", "clip_skip"), "int"),
+}  # fmt: skip
 
 
 class Job(NamedTuple):
     """What is to be painted and how."""
 
     dsn: str
-    query: str
+    query: str | None  # None: the jobs of the queue
     update: str
     columns: list[str]
     model: str | None  # of rows that name none
     backend: str | None
-    num_inference_steps: int | None
+    num_inference_steps: int | None  # of rows that name none
+    lease: str = "1 minute"  # of a job, which is extended while it is painted
+    stay: bool = False  # and wait for more jobs
 
 
 class Row(NamedTuple):
-    """A row of the query; all values are text, as the server wrote them, and go back to it as that."""
+    """A row of the query, or a job; all values are text, as the server wrote them, and go back to it as that."""
 
-    mark: int  # a hash of the whole row, by which it is known again
+    mark: int  # by which it is known again
     values: dict[str, str | None]
+    settings: dict[str, str]  # further arguments of the verb
 
 
 class Failure(NamedTuple):
@@ -96,13 +110,16 @@ class Worker(NamedTuple):
 
 def prepare(connection: Connection, job: Job) -> Job:
     """The job with what the query tells. Raises a Problem where query, update and model do not go together."""
-    job = job._replace(query=job.query.strip().rstrip(";").rstrip(), update=job.update.strip().rstrip(";"))
     if job.model is not None:
         is_prompted(connection, job.model)
+    if job.query is None:
+        return job
+    query = job.query.strip().rstrip(";").rstrip()
+    job = job._replace(query=query, update=job.update.strip().rstrip(";"))
     try:
-        described = connection.execute(f"select * from (\n{job.query}\n) q limit 0".encode()).description or []
+        described = connection.execute(f"select * from (\n{query}\n) q limit 0".encode()).description or []
         job = job._replace(columns=[column.name for column in described])
-        plain, locked = (top_node(connection, text) for text in (job.query, f"{job.query}\n for update skip locked"))
+        plain, locked = (top_node(connection, text) for text in (query, f"{query}\n for update skip locked"))
     except psycopg.Error as error:
         raise refused("query", error, PLAIN) from error
     if plain in ("LockRows", "Limit") or locked != "LockRows":
@@ -159,21 +176,6 @@ def top_node(connection: Connection, query: str) -> str:
     return str(row[0][0]["Plan"]["Node Type"])
 
 
-def count_rows(connection: Connection, job: Job, failed: list[int]) -> int:
-    """How many rows the query gives now, whoever holds them, without those that have failed."""
-    row: Any = connection.execute(from_query("select count(*)", job, ""), {"failed": failed}).fetchone()
-    return int(row[0])
-
-
-def from_query(selected: str, job: Job, locking: str) -> bytes:
-    """A query of the job's rows that have not failed."""
-    query = job.query.replace("%", "%%")
-    mark = "pg_catalog.hashtextextended((q.*)::text, 0)"
-    return (
-        f"{selected.format(mark=mark)} from (\n{query}\n {locking}) q where {mark} <> all (%(failed)s::bigint[])"
-    ).encode()
-
-
 def is_prompted(connection: Connection, model: str) -> bool:
     """Whether a model is told in words what to draw. Raises a Problem where there is none of that name."""
     takes = takes_prompt(connection, model)
@@ -186,103 +188,290 @@ class Futile(Problem):
     """The update does nothing, so there is no use in painting."""
 
 
+class Source(Protocol):
+    """Where rows are claimed and pictures are written, over one connection."""
+
+    def held(self) -> AbstractContextManager[object]:
+        """Lasts for as long as rows are claimed, painted and written."""
+
+    def claim(self, leave: Leave) -> list[Row]:
+        """The next rows that nobody holds."""
+
+    def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
+        """Writes the pictures of rows; those that took them."""
+
+    def fail(self, row: Row, error: psycopg.Error | Problem) -> Failure | None:
+        """Keeps why a row was not painted; what is to be told of it, if it is not tried again."""
+
+    def left(self, failed: list[int]) -> int | None:
+        """How many rows there are, whoever holds them, without those that have failed. None: it does not matter, there may be more."""
+
+    def pause(self) -> None:
+        """Waits for rows, for a moment."""
+
+
+def source_of(connection: Connection, job: Job) -> Source:
+    """What the job is about."""
+    return Queue(connection, job) if job.query is None else Query(connection, job)
+
+
+def count_rows(connection: Connection, job: Job) -> int:
+    """How many rows or jobs there are now, whoever holds them."""
+    return source_of(connection, job._replace(stay=False)).left([]) or 0
+
+
+class Query:
+    """The rows of the user's own query, held by the transaction in which they are painted."""
+
+    def __init__(self, connection: Connection, job: Job) -> None:
+        self.connection, self.job = connection, job
+        self.done: set[int] = set()
+        # What the update finds a row by tells rows apart: other columns it may have changed itself.
+        used = re.findall(r"%\((.*?)\)[sbt]", re.split(r"(?i)\bwhere\b", job.update)[-1])
+        keys = [name for name in job.columns if name in used] or job.columns
+        key = sql.SQL(", ").join(sql.Identifier("q", name) for name in keys).as_string(connection)
+        self.mark = f"pg_catalog.hashtextextended(row({key})::text, 0)".replace("%", "%%")
+
+    def held(self) -> AbstractContextManager[object]:
+        return self.connection.transaction()
+
+    def claim(self, leave: Leave) -> list[Row]:
+        query = self.select(f"{self.mark}, q.*", "for update skip locked") + b" limit %(count)s"
+        rows = []
+        for mark, *texts in text_rows(self.connection, query, {"failed": leave.failed, "count": leave.rows}):
+            values = dict(zip(self.job.columns, texts, strict=True))
+            settings = {
+                key: value for key in ("negative_prompt", "class_label") if (value := values.get(key)) is not None
+            }
+            rows.append(Row(int(mark or 0), values, settings))
+        again = [row for row in rows if row.mark in self.done]
+        if again:
+            raise Problem(
+                f"the query gives a row again that has been painted: {self.name(again[0])}",
+                "The update has to make a row leave the query, and the query to tell rows apart by a key: "
+                "select id, seed from wanted where picture is null",
+                USAGE,
+            )
+        return rows
+
+    def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
+        parameters = [{**row.values, "png": picture} for row, picture in zip(rows, pictures, strict=True)]
+        with self.connection.cursor() as cursor:
+            cursor.executemany(self.job.update.encode(), parameters)
+            if cursor.rowcount < len(rows):
+                kind = Problem if cursor.rowcount or self.done else Futile
+                raise kind("the update changed no row", UPDATE, USAGE)
+        self.done.update(row.mark for row in rows)
+        return rows
+
+    def fail(self, row: Row, error: psycopg.Error | Problem) -> Failure | None:
+        return Failure(row.mark, self.name(row), words_of(error))
+
+    def left(self, failed: list[int]) -> int | None:
+        row: Any = self.connection.execute(self.select("count(*)", ""), {"failed": failed}).fetchone()
+        return int(row[0])
+
+    def pause(self) -> None:
+        time.sleep(PAUSE)
+
+    def select(self, columns: str, locking: str) -> bytes:
+        """A query of the rows that have not failed."""
+        query = str(self.job.query).replace("%", "%%")
+        return (
+            f"select {columns} from (\n{query}\n {locking}) q where {self.mark} <> all (%(failed)s::bigint[])".encode()
+        )
+
+    def name(self, row: Row) -> str:
+        """id = 7: what the update knows the row by."""
+        known = [key for key in row.values if f"%({key})" in self.job.update] or list(row.values)
+        return ", ".join(f"{key} = {row.values[key]}" for key in known)
+
+
+class Queue:
+    """The jobs of sql_diffusion.jobs, each with a lease, which is extended while it is painted; what became of them is kept there."""
+
+    def __init__(self, connection: Connection, job: Job) -> None:
+        self.connection, self.job = connection, job
+        self.heard = False
+        self.claimed: list[Row] = []
+        lease: Any = connection.execute("select extract(epoch from %s::interval)::float8", [job.lease]).fetchone()
+        self.period = max(0.1, lease[0] / 3)  # seconds
+        if job.stay:
+            connection.add_notify_handler(self.hear)
+            connection.execute("listen sql_diffusion_jobs")
+
+    def hear(self, _: psycopg.Notify) -> None:
+        """There is a new job."""
+        self.heard = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.claimed, done = [], threading.Event()
+        keeper = threading.Thread(target=self.keep, args=(done,), daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
+    def keep(self, done: threading.Event) -> None:
+        """Extends the leases of what is being painted, over a connection of its own, which short work never needs."""
+        with suppress(psycopg.Error, Problem), ExitStack() as stack:  # without it the leases end, and others may claim
+            connection = None
+            while not done.wait(self.period):
+                connection = connection or stack.enter_context(connect(self.job.dsn))
+                for row in self.claimed:
+                    connection.execute(
+                        "select sql_diffusion.extend_lease(%(id)s, %(attempt)s, %(lease)s)",
+                        {**row.values, "lease": self.job.lease},
+                    )
+
+    def claim(self, leave: Leave) -> list[Row]:
+        query = b"""select c.id, c.attempt, c.prompt, c.seed, c.model, c.settings
+                    from sql_diffusion.claim_jobs(%(count)s, %(lease)s) c"""
+        rows = []
+        for *texts, written in text_rows(self.connection, query, {"count": leave.rows, "lease": self.job.lease}):
+            values = dict(zip(("id", "attempt", "prompt", "seed", "model"), texts, strict=True))
+            settings = {
+                key: setting_text(value) for key, value in json.loads(written or "{}").items() if value is not None
+            }
+            rows.append(Row(int(values["id"] or 0), values, settings))
+        self.claimed = rows
+        return rows
+
+    def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
+        query = "select sql_diffusion.finish_job(%(id)s, %(attempt)s, %(png)s)"
+        return [
+            row
+            for row, picture in zip(rows, pictures, strict=True)
+            if self.connection.execute(query, {**row.values, "png": picture}).fetchone() == (True,)
+        ]
+
+    def fail(self, row: Row, error: psycopg.Error | Problem) -> Failure | None:
+        code = error.sqlstate if isinstance(error, psycopg.Error) else "22023"
+        words = words_of(error)
+        self.connection.execute(
+            "select sql_diffusion.fail_job(%(id)s, %(attempt)s, %(words)s, %(code)s)",
+            {**row.values, "words": words, "code": code},
+        )
+        state = self.connection.execute("select state from sql_diffusion.jobs where id = %(id)s", row.values).fetchone()
+        return Failure(row.mark, f"job {row.values['id']}", words) if state == ("failed",) else None
+
+    def left(self, failed: list[int]) -> int | None:
+        if self.job.stay:
+            return None
+        row: Any = self.connection.execute(
+            "select count(*) from sql_diffusion.jobs where finished_at is null"
+        ).fetchone()
+        return int(row[0])
+
+    def pause(self) -> None:
+        if not self.job.stay:
+            time.sleep(PAUSE)
+        elif not self.heard:
+            select.select([self.connection.fileno()], [], [], POLL)  # the next claim reads what has come
+        self.heard = False
+
+
+def text_rows(connection: Connection, query: bytes, parameters: dict[str, Any]) -> Iterator[list[str | None]]:
+    """The rows of a query, all values as the server writes them."""
+    with connection.cursor() as cursor:
+        result = cursor.execute(query, parameters).pgresult
+        assert result is not None
+        for number in range(result.ntuples):
+            values = (result.get_value(number, column) for column in range(result.nfields))
+            yield [None if value is None else value.decode() for value in values]
+
+
+def setting_text(value: Any) -> str:
+    """A setting, as the server reads the type that the verb has for it."""
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return "{" + text[1:-1] + "}" if isinstance(value, list) else text
+
+
+def words_of(error: psycopg.Error | Problem) -> str:
+    """What is said of an error in one line."""
+    return (explain(error) if isinstance(error, psycopg.Error) else error).message
+
+
 class Painter:
     """What a worker does, on its connection."""
 
     def __init__(self, connection: Connection, job: Job) -> None:
         self.connection, self.job = connection, job
         self.schema = extension_schema(connection)
-        self.done: set[int] = set()
         self.prompted: dict[str, bool] = {}
         connection.isolation_level = (
             psycopg.IsolationLevel.READ_COMMITTED
         )  # elsewhere a claim fails, where it is to skip
+        self.source = source_of(connection, job)
 
     def work(self, leave: Leave) -> Report:
         """One batch: claimed, painted, written and committed, or nothing of it."""
         failures: list[Failure] = []
-        with self.connection.transaction():
-            rows = self.claim(leave)
-            again = [row for row in rows if row.mark in self.done]
-            if again:
-                raise Problem(
-                    f"the query gives a row again that has been painted: {self.name(again[0])}",
-                    "The update has to make a row leave the query, and the query to tell rows apart by a key: "
-                    "select id, seed from wanted where picture is null",
-                    USAGE,
-                )
-            painted = self.paint_rows(rows, failures)
-        self.done.update(row.mark for row in painted)
-        left = None if rows else count_rows(self.connection, self.job, leave.failed)
-        return Report(len(painted), failures, left)
-
-    def claim(self, leave: Leave) -> list[Row]:
-        """The next rows that nobody holds, which are held until the transaction ends."""
-        query = from_query("select {mark}, q.*", self.job, "for update skip locked") + b" limit %(count)s"
-        with self.connection.cursor() as cursor:
-            result = cursor.execute(query, {"failed": leave.failed, "count": leave.rows}).pgresult
-            assert result is not None
-            rows = []
-            for number in range(result.ntuples):
-                mark, *values = (result.get_value(number, column) for column in range(result.nfields))
-                texts = [None if value is None else value.decode() for value in values]
-                rows.append(Row(int(mark or 0), dict(zip(self.job.columns, texts, strict=True))))
-        return rows
+        with self.source.held():
+            rows = self.source.claim(leave)
+            painted = self.paint_rows(rows, failures) if rows else []
+        if rows:
+            return Report(len(painted), failures)
+        left = self.source.left(leave.failed)
+        if left != 0:
+            self.source.pause()
+        return Report(left=left)
 
     def paint_rows(self, rows: list[Row], failures: list[Failure], is_part: bool = False) -> list[Row]:
         """Paints rows together, or where that fails one by one; those that were painted."""
         try:
             with self.connection.transaction():
-                self.write(rows, self.paint(rows))
-            return rows
+                return self.source.write(rows, self.paint(rows))
         except (psycopg.Error, Problem) as error:
             if is_lost(error) or self.connection.broken or (isinstance(error, Futile) and not is_part):
                 raise
             if len(rows) == 1:
-                problem = explain(error) if isinstance(error, psycopg.Error) else error
-                failures.append(Failure(rows[0].mark, self.name(rows[0]), problem.message))
+                failure = self.source.fail(rows[0], error)
+                failures += [failure] if failure else []
                 return []
         return [row for each in rows for row in self.paint_rows([each], failures, is_part=True)]
 
     def paint(self, rows: list[Row]) -> list[bytes]:
-        """The pictures, one call of the verb for all that are of one model, one class and one negative prompt."""
-        groups: dict[tuple[str | None, ...], list[int]] = {}
+        """The pictures, one call of the verb for all that are of one model and the same settings."""
+        groups: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[int]] = {}
         for number, row in enumerate(rows):
             if row.values["seed"] is None:
                 raise Problem("seed is null, expected an integer", None, USAGE)
-            kind = (
-                row.values.get("model") or self.job.model,
-                row.values.get("negative_prompt"),
-                row.values.get("class_label"),
-            )
+            kind = (row.values.get("model") or self.job.model, tuple(sorted(row.settings.items())))
             groups.setdefault(kind, []).append(number)
         pictures: dict[int, bytes] = {}
-        for (model, negative_prompt, class_label), numbers in groups.items():
+        for (model, given), numbers in groups.items():
             prompts = [rows[number].values.get("prompt") for number in numbers]
             if model is None:
                 model = model_name(self.connection, None, prompts[0] is not None)
-            settings = {
+            settings: dict[str, Any] = {
+                "num_inference_steps": self.job.num_inference_steps,
+                **dict(given),
                 "seeds": [rows[number].values["seed"] for number in numbers],
                 "model": model,
-                "num_inference_steps": self.job.num_inference_steps,
                 "backend": self.job.backend,
             }
             if self.is_prompted(model):
                 if None in prompts:
                     raise Problem(f'prompt is null, but model "{model}" takes a prompt', None, USAGE)
-                verb, settings = "text_to_image", {**settings, "prompts": prompts, "negative_prompt": negative_prompt}
+                verb, other, settings = "text_to_image", "class_label", {**settings, "prompts": prompts}
             else:
                 if any(prompt is not None for prompt in prompts):
                     raise Problem(f'model "{model}" takes no prompt', None, USAGE)
-                verb, settings = "ddpm_generate", {**settings, "class_label": class_label}
+                verb, other = "ddpm_generate", "negative_prompt"
+            settings.pop(other, None)
             pictures.update(zip(numbers, self.call(verb, settings), strict=True))
         return [pictures[number] for number in range(len(rows))]
 
     def call(self, verb: str, settings: dict[str, Any]) -> Iterator[bytes]:
         """The PNGs of a call of a verb."""
-        types = {"seeds": "bigint[]", "prompts": "text[]", "num_inference_steps": "int", "class_label": "int"}
         arguments = sql.SQL(", ").join(
-            sql.SQL("{} => {}::{}").format(sql.Identifier(key), sql.Placeholder(key), sql.SQL(types.get(key, "text")))
+            sql.SQL("{} => {}::{}").format(sql.Identifier(key), sql.Placeholder(key), sql.SQL(TYPES.get(key, "text")))
             for key in settings
         )
         query = sql.SQL("select {}(g.image) from {}({}) g").format(
@@ -292,27 +481,11 @@ class Painter:
             for row in cursor.execute(query, settings).fetchall():
                 yield row[0]
 
-    def write(self, rows: list[Row], pictures: list[bytes]) -> None:
-        """Runs the update of each row."""
-        if not rows:
-            return
-        parameters = [{**row.values, "png": picture} for row, picture in zip(rows, pictures, strict=True)]
-        with self.connection.cursor() as cursor:
-            cursor.executemany(self.job.update.encode(), parameters)
-            if cursor.rowcount < len(rows):
-                kind = Problem if cursor.rowcount or self.done else Futile
-                raise kind("the update changed no row", UPDATE, USAGE)
-
     def is_prompted(self, model: str) -> bool:
         """Asked once a model."""
         if model not in self.prompted:
             self.prompted[model] = is_prompted(self.connection, model)
         return self.prompted[model]
-
-    def name(self, row: Row) -> str:
-        """id = 7: what the update knows the row by."""
-        known = [key for key in row.values if f"%({key})" in self.job.update] or list(row.values)
-        return ", ".join(f"{key} = {row.values[key]}" for key in known)
 
 
 def is_lost(error: Exception) -> bool:
@@ -332,10 +505,7 @@ def serve(pipe: Pipe, job: Job) -> None:
                 painter = Painter(connection, job)
                 pipe.send(Report())
                 while leave := pipe.recv():
-                    report = painter.work(leave)
-                    if report.left:
-                        time.sleep(PAUSE)
-                    pipe.send(report)
+                    pipe.send(painter.work(leave))
         except psycopg.Error as error:
             problem = explain(error)
             pipe.send(
@@ -392,8 +562,9 @@ def run(
     job = job._replace(
         dsn=make_conninfo(job.dsn, **({"password": connection.info.password} if connection.info.password else {}))
     )
+    freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
     with stoppable() as stop, started(job, workers) as crew:
-        return Foreman(crew, batch, limit, stop, advance, tell).run()
+        return Foreman(crew, batch, limit, stop, advance, tell, freed).run()
 
 
 class Foreman:
@@ -407,8 +578,10 @@ class Foreman:
         stop: Stop,
         advance: Callable[[int], None],
         tell: Callable[[str], None],
+        freed: str,  # what becomes of the rows of a worker that dies
     ) -> None:
         self.batch, self.limit, self.stop, self.advance, self.tell = batch, limit, stop, advance, tell
+        self.freed = freed
         self.working = {worker.pipe: worker for worker in crew}
         self.given = dict.fromkeys(self.working, 0)  # rows that a worker has leave for
         self.painted, self.moved = 0, time.monotonic()  # when there was something to paint last
@@ -460,7 +633,7 @@ class Foreman:
         assert isinstance(report, Report)
         if report.lost is not None:
             self.lost += 1
-            self.tell(f"worker {self.working.pop(pipe).number} is gone, its rows are free again: {report.lost}")
+            self.tell(f"worker {self.working.pop(pipe).number} is gone, its rows {self.freed}: {report.lost}")
             return None
         return report
 

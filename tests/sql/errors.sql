@@ -93,6 +93,14 @@ set sql_diffusion.model = 'moths';
 select ddpm_generate(42);
 reset sql_diffusion.model;
 
+-- the queue
+select enqueue(null);
+select enqueue(1, settings => '[]');
+select enqueue(1, settings => '{"steps": 20}');
+select enqueue(1, settings => '{"negative_prompt": "rain"}');
+select enqueue(1, settings => '{"num_inference_steps": "many"}');
+select enqueue(1, priority => null, max_attempts => 0);
+
 -- tokenizers
 select tokenize(null, 'butterflies');
 select tokenize('a cat', 'moths');
