@@ -24,9 +24,9 @@ NOT_COMPUTING = [
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
     "timestep_of_sigma", "unipc_weights",
     # weights as pure SQL wants them
-    "pack", "unpack", "weight_from_bytes", "write_parameter",
+    "pack", "unpack%", "weight_from_bytes", "write_parameter",
     # progress, which the other backend tells by itself
-    "notice", "tell_progress",
+    "notice", "tell_progress", "tells_progress",
     # the way to the other backend
     "numpy_%",
     # steps of reading and writing PNGs and of resizing, most of which are zlib's own work there
