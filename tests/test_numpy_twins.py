@@ -15,7 +15,7 @@ NOT_COMPUTING = [
     "fail", "check_%",
     # what is read of tables and configurations
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
-    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "bundled_model", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
+    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "renew_tokenizer", "bundled_model", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     "default_gpt_model", "gpt_component", "gpt_settings",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "act_fn_rule", "activation", "activation_settings", "unet_layout", "image_shape",

@@ -78,7 +78,7 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
-    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "unpack_incomplete", "write_parameter", *routing}
+    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "unpack_incomplete", "write_parameter", "renew_tokenizer", *routing}
 
 
 def test_planted_objects_are_not_called(connection: Connection, rng: np.random.Generator) -> None:

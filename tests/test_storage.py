@@ -130,7 +130,7 @@ def test_an_update_does_not_undo_another(database: str) -> None:
                     while server.execute(waits, [second.info.backend_pid]).fetchone() != (True,):
                         assert not waiting.done()
                     first.commit()
-                    with pytest.raises(psycopg.errors.SerializationFailure, match="conv_in .* was changed meanwhile"):
+                    with pytest.raises(psycopg.errors.SerializationFailure, match=r"conv_in .* was changed meanwhile"):
                         waiting.result()
                 second.rollback()
                 assert second.execute(update.format("bias = '{8}'").encode(), [name]).rowcount == 1
