@@ -75,7 +75,7 @@ def test_twins(numpy_connection: Connection) -> None:
 
 
 def test_what_runs_networks_has_a_twin_in_torch(numpy_connection: Connection) -> None:
-    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache"]]).fetchall()
+    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache", "settings"]]).fetchall()
     theirs = numpy_connection.execute(SIGNATURES, ["sql_diffusion_numpy", OWN]).fetchall()
     assert set(ours) <= set(theirs)
     verbs = numpy_connection.execute(
