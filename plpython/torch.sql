@@ -5,6 +5,15 @@ create schema sql_diffusion_torch;
 comment on schema sql_diffusion_torch is 'The functions of schema sql_diffusion that run networks, with PyTorch: on a GPU where there is one.';
 grant usage on schema sql_diffusion_torch to public;
 
+-- Every call asks here. Volatile, so that it is not put in place of its call, where nobody would look whether it may be executed.
+create function sql_diffusion_torch.settings() returns table (device text, dtype text)
+language sql volatile parallel safe rows 1
+begin atomic
+  select nullif(current_setting('sql_diffusion.device', true), ''), nullif(current_setting('sql_diffusion.dtype', true), '');
+end;
+comment on function sql_diffusion_torch.settings() is
+  'The settings sql_diffusion.device and sql_diffusion.dtype, NULL for what is not set. Whoever may execute this may use backend torch.';
+
 create function sql_diffusion_torch.empty_cache() returns void
 language plpython3u volatile parallel unsafe
 as $$

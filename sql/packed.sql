@@ -35,6 +35,36 @@ alter table sql_diffusion.packed_kernels alter column kernels set storage extern
 
 grant select on sql_diffusion.packed_layers, sql_diffusion.packed_kernels to public;
 
+-- A layer that has lost a kernel is no longer packed: whoever deletes some by hand has a slower network, not a broken one.
+create function sql_diffusion.unpack_incomplete() returns trigger
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    delete from sql_diffusion.packed_layers l
+    where not exists (select from sql_diffusion.packed_kernels k where k.layer = l.id);
+  else
+    delete from sql_diffusion.packed_layers l
+    where l.id in (select g.layer from gone g);
+  end if;
+  return null;
+end
+$$;
+comment on function sql_diffusion.unpack_incomplete() is 'Trigger of sql_diffusion.packed_kernels: forgets the layers of kernels that were deleted.';
+revoke execute on function sql_diffusion.unpack_incomplete() from public;
+
+create trigger unpack_incomplete
+  after delete on sql_diffusion.packed_kernels
+  referencing old table as gone
+  for each statement
+  execute function sql_diffusion.unpack_incomplete();
+
+create trigger unpack_truncated
+  after truncate on sql_diffusion.packed_kernels
+  for each statement
+  execute function sql_diffusion.unpack_incomplete();
+
 -- The foreign keys follow a removed or renamed module; a weight that is replaced in place needs a trigger. Where changes arrive by
 -- logical replication no foreign key acts, so the triggers do its work too, and fire there as well.
 create function sql_diffusion.unpack() returns trigger

@@ -44,6 +44,28 @@ return (
 comment on function sql_diffusion.weight_from_bytes(bytea, text, int[]) is
   'A weight of this shape from its bytes, row-major, each number float16 or bfloat16, least significant byte first. It checks nothing, and takes NaN and infinities as they are: tensor_from_bytes does not.';
 
+create function sql_diffusion.check_stored_weight(weight real[], weight_shape int[], dtype text, weight_bytes bytea) returns boolean
+language sql immutable parallel safe
+return
+  case
+  when dtype is null and weight_bytes is not null then
+    sql_diffusion.fail('parameters: weight_bytes is given without dtype', 'Both are set, or both are null.')
+  when dtype is null then
+    sql_diffusion.check_tensor(weight, 'parameters: weight') and weight_shape = sql_diffusion.shape(weight)
+  when dtype not in ('float16', 'bfloat16') then
+    sql_diffusion.fail(format('parameters: dtype is %L, expected float16, bfloat16 or null', dtype), 'Of other numbers give the weight itself.')
+  when weight is not null then
+    sql_diffusion.fail('parameters: weight and weight_bytes are given, expected one of the two')
+  when weight_bytes is null then
+    sql_diffusion.fail(format('parameters: weight_bytes is null, expected the weight''s numbers as %s', dtype))
+  when sql_diffusion.check_shape(weight_shape, 'parameters: weight_shape') and octet_length(weight_bytes) <> 2 * sql_diffusion.numel(weight_shape) then
+    sql_diffusion.fail(format('parameters: weight_bytes has %s bytes, expected %s, two a number of shape %s', octet_length(weight_bytes), 2 * sql_diffusion.numel(weight_shape), weight_shape))
+  else
+    true
+  end;
+comment on function sql_diffusion.check_stored_weight(real[], int[], text, bytea) is
+  'True for a weight that can be stored, as real[] or as bytes, otherwise an error (22023). False for another shape than that of the real[].';
+
 create table sql_diffusion.stored_parameters (
   model         text not null,
   component     text not null,
@@ -52,18 +74,13 @@ create table sql_diffusion.stored_parameters (
   bias          real[] check (bias is null or sql_diffusion.check_tensor(bias, 'parameters: bias', 'out')),
   weight_shape  int[] not null,
   bias_shape    int[],
-  dtype         text check (dtype in ('float16', 'bfloat16')),
+  dtype         text,
   weight_bytes  bytea,
   primary key (model, component, key),
   foreign key (model, component) references sql_diffusion.components (model, component) on update cascade on delete cascade
 );
 alter table sql_diffusion.stored_parameters
-  add constraint stored_parameters_one_weight check (
-    case when dtype is null
-    then weight_bytes is null and sql_diffusion.check_tensor(weight, 'parameters: weight') and weight_shape = sql_diffusion.shape(weight)
-    else weight is null and weight_bytes is not null and sql_diffusion.check_shape(weight_shape, 'parameters: weight_shape')
-         and octet_length(weight_bytes) = 2 * sql_diffusion.numel(weight_shape)
-    end),
+  add constraint stored_parameters_one_weight check (sql_diffusion.check_stored_weight(weight, weight_shape, dtype, weight_bytes)),
   add constraint stored_parameters_bias_shape check (bias_shape is not distinct from sql_diffusion.shape(bias));
 comment on table sql_diffusion.stored_parameters is
   'How the rows of the view sql_diffusion.parameters lie on disk: what dumps and subscriptions carry. Only the owner reads and writes it; everybody else has the view.';
@@ -117,12 +134,24 @@ create function sql_diffusion.write_parameter() returns trigger
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
+declare
+  found_version text;
 begin
+  if tg_op = 'UPDATE' then
+    -- What the statement read may be another transaction's past by now: writing all of the row would undo what that one has written.
+    select concat_ws(' ', s.ctid, s.xmin) into found_version
+    from sql_diffusion.stored_parameters s
+    where (s.model, s.component, s.key) = (old.model, old.component, old.key)
+    for update;
+    if found_version <> old.version then
+      perform sql_diffusion.fail(format('parameter %s of model "%s" was changed meanwhile', old.key, old.model), 'Try again.', '40001');
+    end if;
+  end if;
   if tg_op = 'UPDATE' and old.dtype is not null and new.weight is distinct from old.weight then
     new.dtype := null;
     new.weight_bytes := null;
   end if;
-  if new.dtype is null then
+  if new.dtype is null and new.weight_bytes is null then
     perform sql_diffusion.check_tensor(new.weight, 'parameters: weight');
     new.weight_shape := sql_diffusion.shape(new.weight);
   end if;

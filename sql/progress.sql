@@ -11,6 +11,18 @@ end
 $$;
 comment on function sql_diffusion.notice(text) is 'Sends a NOTICE to the client at once, and is true. SQL has no statement that does.';
 
+create function sql_diffusion.tells_progress() returns boolean
+language sql volatile parallel safe
+return (
+  select case
+         when coalesce(s.value, '') = '' or lower(s.value collate "C") in ('on', 'true', 'yes', '1') then true
+         when lower(s.value collate "C") in ('off', 'false', 'no', '0') then false
+         else sql_diffusion.fail(format('sql_diffusion.progress is %L, expected on or off', s.value))
+         end
+  from (select btrim(current_setting('sql_diffusion.progress', true)) as value) s
+);
+comment on function sql_diffusion.tells_progress() is 'The setting sql_diffusion.progress: true where it is not set. Error 22023 for what is neither on nor off.';
+
 create function sql_diffusion.tell_progress(step int, steps int, seconds double precision) returns boolean
 language sql volatile parallel safe
 begin atomic
@@ -26,7 +38,7 @@ begin atomic
     from passed p
   )
   select case
-           when coalesce(nullif(current_setting('sql_diffusion.progress', true), '')::boolean, true)
+           when sql_diffusion.tells_progress()
              and step < steps
              and m.seconds * (step - 1) < m.latest * step
            then sql_diffusion.notice(format('step %s of %s', step, steps))

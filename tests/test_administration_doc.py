@@ -59,6 +59,7 @@ REFUSED = [
     ("painter", "delete from sql_diffusion.models"),
     ("painter", "select sql_diffusion.pack('butterflies')"),
     ("painter", "select sql_diffusion_numpy.doctor()"),
+    ("painter", "select diffusion.ddpm_generate(1, backend => 'torch')"),
     ("loader", "drop table sql_diffusion.models cascade"),
     ("loader", "update sql_diffusion.models set bundled = true"),
     ("loader", "alter function sql_diffusion.silu(real[]) volatile"),

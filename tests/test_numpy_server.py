@@ -595,7 +595,7 @@ def test_threads_are_a_setting(connect: Connect, rng: np.random.Generator) -> No
         session.execute(f"set sql_diffusion.threads = {count}")
         pictures.append(np.array(value(session, PICTURE)))
     assert max(np.abs(picture - pictures[0]).max() for picture in pictures) < 1 / 255
-    for wrong in ("0", "65", "many", "-1"):
+    for wrong in ("0", "65", "many", "-1", "\u00b2"):
         session.execute(f"set sql_diffusion.threads = '{wrong}'")
         with pytest.raises(
             psycopg.errors.InvalidParameterValue, match=r"threads is '.*', expected an integer from 1 to 64"

@@ -15,7 +15,7 @@ NOT_COMPUTING = [
     "fail", "check_%",
     # what is read of tables and configurations
     "autoencoder", "latent_channels", "plan_part", "choose_backend", "component_config", "default_model", "sample_shape", "scheduler_config", "scheduler_name", "scheduler_names", "scheduler_of",
-    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "bundled_model", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
+    "schedulers", "training_timestep", "tokenizer_config", "warn_truncated", "renew_tokenizer", "bundled_model", "default_text_model", "text_to_image_settings", "redraw_settings", "decoder", "encoded_channels",
     "default_gpt_model", "gpt_component", "gpt_settings",
     # networks as rows
     "network_class", "network_config", "network_convolutions", "network_parameters", "networks", "operations", "operation_modules", "plan", "pass", "%\\_plan", "%\\_config", "%\\_sample_shape", "%\\_modules", "%\\_draft", "number_steps", "act_fn_rule", "activation", "activation_settings", "unet_layout", "image_shape",
@@ -24,9 +24,9 @@ NOT_COMPUTING = [
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
     "timestep_of_sigma", "unipc_weights",
     # weights as pure SQL wants them
-    "pack", "unpack", "weight_from_bytes", "write_parameter",
+    "pack", "unpack%", "weight_from_bytes", "write_parameter",
     # progress, which the other backend tells by itself
-    "notice", "tell_progress",
+    "notice", "tell_progress", "tells_progress",
     # the queue, which calls the verbs
     "%\\_job", "%\\_jobs", "job_settings", "extend_lease", "enqueue", "tell_finished", "tell_queued", "work",
     # the way to the other backend
@@ -77,7 +77,7 @@ def test_twins(numpy_connection: Connection) -> None:
 
 
 def test_what_runs_networks_has_a_twin_in_torch(numpy_connection: Connection) -> None:
-    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache"]]).fetchall()
+    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache", "settings"]]).fetchall()
     theirs = numpy_connection.execute(SIGNATURES, ["sql_diffusion_numpy", OWN]).fetchall()
     assert set(ours) <= set(theirs)
     verbs = numpy_connection.execute(

@@ -90,6 +90,25 @@ def test_a_replaced_weight_is_unpacked(connection: psycopg.Connection, rng: np.r
     assert run(connection, sample) == replaced
 
 
+@pytest.mark.parametrize(
+    ("statement", "left"),
+    [
+        ("delete from sql_diffusion.packed_kernels where out_channel = 2 and layer = (select max(id) from sql_diffusion.packed_layers)", -1),
+        ("truncate sql_diffusion.packed_kernels", None),
+    ],
+)  # fmt: skip
+def test_kernels_deleted_by_hand_are_not_missed(
+    connection: psycopg.Connection, rng: np.random.Generator, statement: str, left: int | None
+) -> None:
+    insert_model(connection, "test", random_unet(rng))
+    sample = torch.from_numpy(rng.standard_normal((3, 8, 8)).astype(np.float32))
+    pack(connection)
+    packed, layers = run(connection, sample), count(connection, "packed_layers")
+    connection.execute(statement.encode())
+    assert count(connection, "packed_layers") == (0 if left is None else layers + left)
+    assert run(connection, sample) == packed
+
+
 def test_a_removed_or_renamed_model_takes_them_along(connection: psycopg.Connection, rng: np.random.Generator) -> None:
     before = count(connection, "packed_layers"), count(connection, "packed_kernels")
     insert_model(connection, "test", random_unet(rng))

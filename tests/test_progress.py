@@ -52,5 +52,7 @@ def test_a_slow_picture_tells_its_steps(connection: Connection) -> None:
 
 def test_a_value_that_is_no_switch_is_refused(connection: Connection) -> None:
     connection.execute("set local sql_diffusion.progress = perhaps")
-    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=r"sql_diffusion\.progress is 'perhaps', expected on or off"
+    ):
         connection.execute("select sql_diffusion.tell_progress(1, 2, 3600)")

@@ -78,7 +78,17 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
     routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
-    assert procedural <= {"fail", "notice", "warn_truncated", "unpack", "write_parameter", "work", *routing}
+    assert procedural <= {
+        "fail",
+        "notice",
+        "warn_truncated",
+        "unpack",
+        "unpack_incomplete",
+        "write_parameter",
+        "renew_tokenizer",
+        "work",
+        *routing,
+    }
 
 
 def test_a_procedure_finds_nothing_by_a_search_path(connection: Connection) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +86,60 @@ def test_a_weight_has_its_shape(server: Connection[Any], rng: np.random.Generato
 
 
 @pytest.mark.parametrize(
-    ("dtype", "data", "shape", "error"),
+    ("dtype", "data", "shape", "words"),
     [
-        ("float16", bytes(6), [2, 2], psycopg.errors.CheckViolation),
-        ("float16", bytes(8), None, psycopg.errors.NotNullViolation),
-        ("float16", None, [2, 2], psycopg.errors.CheckViolation),
-        ("float16", b"", [0, 2], psycopg.errors.InvalidParameterValue),
-        ("float32", bytes(16), [2, 2], psycopg.errors.CheckViolation),
-        (None, bytes(8), [2, 2], psycopg.errors.InvalidParameterValue),
+        ("float16", bytes(6), [2, 2], "weight_bytes has 6 bytes, expected 8, two a number of shape {2,2}"),
+        ("float16", bytes(8), None, 'null value in column "weight_shape"'),
+        ("float16", None, [2, 2], "weight_bytes is null, expected the weight's numbers as float16"),
+        ("float16", b"", [0, 2], "weight_shape is {0,2}, expected 1 to 6 positive sizes"),
+        ("float32", bytes(16), [2, 2], "dtype is 'float32', expected float16, bfloat16 or null"),
+        (None, bytes(8), [2, 2], "weight_bytes is given without dtype"),
+        (None, None, [2, 2], "parameters: weight is null"),
     ],
 )
 def test_what_is_no_weight_is_refused(
-    server: Connection[Any], dtype: str | None, data: bytes | None, shape: list[int] | None, error: type[Exception]
+    server: Connection[Any], dtype: str | None, data: bytes | None, shape: list[int] | None, words: str
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(psycopg.Error, match=re.escape(words)):
         server.execute(INSERT, ["one", dtype, data, shape])
+
+
+def test_two_weights_in_a_row_are_refused(server: Connection[Any]) -> None:
+    server.execute(INSERT, ["one", "float16", bytes(2), [1]])
+    with pytest.raises(psycopg.Error, match="weight_bytes is given without dtype"), server.transaction():
+        server.execute("update sql_diffusion.parameters set dtype = null where model = 'half'")
+    with pytest.raises(psycopg.Error, match="weight and weight_bytes are given, expected one of the two"):
+        server.execute(
+            "insert into sql_diffusion.parameters (model, component, key, dtype, weight_bytes, weight_shape, weight) "
+            "values ('half', 'unet', 'two', 'float16', E'\\\\x0000', '{1}', '{1}')"
+        )
+
+
+def test_an_update_does_not_undo_another(database: str) -> None:
+    """It has read the row before the other one has committed, and writes all of it."""
+    name = f"model_{secrets.token_hex(4)}"
+    update = "update sql_diffusion.parameters set {} where model = %s and component = 'unet' and key = 'conv_in'"
+    with psycopg.connect(dbname=database, autocommit=True) as server:
+        insert_model(server, name, random_unet(np.random.default_rng()))
+        try:
+            with psycopg.connect(dbname=database) as first, psycopg.connect(dbname=database) as second:
+                first.execute(update.format("weight = '{7}'").encode(), [name])
+                with ThreadPoolExecutor() as pool:
+                    waiting = pool.submit(second.execute, update.format("bias = '{8}'").encode(), [name])
+                    waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+                    while server.execute(waits, [second.info.backend_pid]).fetchone() != (True,):
+                        assert not waiting.done()
+                    first.commit()
+                    with pytest.raises(psycopg.errors.SerializationFailure, match=r"conv_in .* was changed meanwhile"):
+                        waiting.result()
+                second.rollback()
+                assert second.execute(update.format("bias = '{8}'").encode(), [name]).rowcount == 1
+                row = second.execute(
+                    "select weight, bias from sql_diffusion.parameters where model = %s and key = 'conv_in'", [name]
+                ).fetchone()
+                assert row == ([7], [8])
+        finally:
+            server.execute("delete from sql_diffusion.models where name = %s", [name])
 
 
 def test_changes_by_hand(server: Connection[Any], rng: np.random.Generator) -> None:

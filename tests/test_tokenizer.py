@@ -303,6 +303,34 @@ def test_another_tokenizer_of_that_name_is_read(server: Connection, folders: dic
         server.execute(query)
 
 
+def test_a_changed_vocabulary_is_read_again(server: Connection, folders: dict[str, Path]) -> None:
+    """By the session that has used it, whatever was done to its rows, and not kept when that is rolled back."""
+    query = "select sql_diffusion_numpy.tokenize('an astronaut riding a horse in the evening light, it''s another cat', 'gpt2')"
+    changes = [
+        "update sql_diffusion.merges set rank = 100000 - rank where model = 'gpt2'",
+        "update sql_diffusion.vocabulary set ends_word = true where model = 'gpt2' and token = 'c'",
+        "delete from sql_diffusion.vocabulary where model = 'gpt2' and token = 'i'",
+        "insert into sql_diffusion.vocabulary (model, component, id, token) values ('gpt2', 'tokenizer', 100000, 'i')",
+        "create temp table odd on commit drop as select * from sql_diffusion.merges where rank % 2 = 1 and model = 'gpt2';"
+        "delete from sql_diffusion.merges where model = 'gpt2' and rank % 2 = 1",
+        "insert into sql_diffusion.merges select * from odd",
+        "update sql_diffusion.merges set model = 'clip' where model = 'gpt2' and first > 256",
+        "truncate sql_diffusion.merges",
+    ]
+    first = last = server.execute(query).fetchone()
+    with server.transaction(force_rollback=True):
+        server.execute("delete from sql_diffusion.merges where model = 'clip'")
+        for change in changes:
+            server.execute(change)
+            expected = server.execute(query.replace("_numpy", "").encode()).fetchone()
+            assert server.execute(query).fetchone() == expected != last, change
+            last = expected
+        server.execute("truncate sql_diffusion.vocabulary")
+        with pytest.raises(psycopg.Error, match='model "gpt2" is unfinished: tokenizer has no vocabulary'):
+            server.execute(query)
+    assert server.execute(query).fetchone() == first
+
+
 # ---- files
 
 

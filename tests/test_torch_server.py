@@ -289,6 +289,24 @@ def test_an_ordinary_role_can_use_it(server: Connection) -> None:
         server.execute("reset role; drop role painter_in_torch")
 
 
+def test_it_can_be_kept_from_a_role(server: Connection) -> None:
+    """Who may not use it still has NumPy; also in a session that has used it in another role."""
+    call = "select array_dims(ddpm_generate(1, num_inference_steps => 1, backend => %s))"
+    server.execute("create role torch_nobody; revoke execute on function sql_diffusion_torch.settings() from public")
+    try:
+        assert value(server, call, "torch") == "[1:3][1:64][1:64]"
+        server.execute("set role torch_nobody")
+        with pytest.raises(
+            psycopg.errors.InsufficientPrivilege, match="sql_diffusion: permission denied for function settings"
+        ):
+            server.execute(call, ["torch"])
+        assert value(server, call, "numpy") == "[1:3][1:64][1:64]"
+    finally:
+        server.execute(
+            "reset role; grant execute on function sql_diffusion_torch.settings() to public; drop role torch_nobody"
+        )
+
+
 def test_calls_of_both_backends_side_by_side(server: Connection) -> None:
     """Rows that are taken in turn come of their own backends."""
     call = "select sample from ddpm_steps(1, num_inference_steps => 3, backend => '{}')"

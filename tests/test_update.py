@@ -201,6 +201,17 @@ def test_an_update_in_pure_sql_goes_whole_or_not_at_all(old_version: str) -> Non
     assert_same(ours, theirs)
 
 
+def test_policies_are_not_lost_without_a_word(old_version: str) -> None:
+    """A view has none, and reads past those of the table behind it."""
+    with new_database() as updated, psycopg.connect(dbname=updated, autocommit=True) as own:
+        create_old(own, old_version, "sql_diffusion")
+        own.execute("alter table sql_diffusion.parameters enable row level security")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="has row level security"):
+            own.execute("alter extension sql_diffusion update")
+        own.execute("alter table sql_diffusion.parameters disable row level security")
+        own.execute("alter extension sql_diffusion update")
+
+
 def test_weights_stay_where_they_are(old_version: str) -> None:
     """An update writes none of them anew, and who could read or write the table of older versions can do so with the view."""
     chunks = "select t.ctid::text, t.xmin::text, t.chunk_id from {} t"

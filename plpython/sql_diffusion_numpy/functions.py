@@ -50,9 +50,9 @@ from .tensors import braces, check_nulls, check_same_shape, check_shape, check_s
 Function = Callable[..., Any]
 
 
-# What sql_diffusion.fail raises; an error of any other kind, a cancel above all, is PostgreSQL's own and passes as it
-# is.
-OURS = ("22023", "42704", "55000", "0A000")
+# What sql_diffusion.fail raises, and what whoever may not do something is told; an error of any other kind, a cancel above
+# all, is PostgreSQL's own and passes as it is.
+OURS = ("22023", "42704", "55000", "0A000", "42501")
 
 
 def postgres_error(plpy: Any, error: Exception) -> Exception:

@@ -23,7 +23,7 @@ select nullif(pg_catalog.current_setting('sql_diffusion.threads', true), '') as 
        nullif(sql_diffusion_numpy.setting_limit('sql_diffusion.threads'), '') as most_threads,
        nullif(pg_catalog.current_setting('sql_diffusion.memory_limit', true), '') as memory,
        nullif(sql_diffusion_numpy.setting_limit('sql_diffusion.memory_limit'), '') as most_memory,
-       coalesce(nullif(pg_catalog.current_setting('sql_diffusion.progress', true), '')::boolean, true) as progress
+       sql_diffusion.tells_progress() as progress
 """
 
 
@@ -47,7 +47,7 @@ def begin(plpy: Any) -> bool:
 
 
 def _threads(written: str) -> int:
-    if not (written.strip().isdigit() and 1 <= int(written) <= threads.MOST):
+    if not (re.fullmatch(r"\s*\d{1,9}\s*", written, re.ASCII) and 1 <= int(written) <= threads.MOST):
         fail(f"sql_diffusion.threads is '{written}', expected an integer from 1 to {threads.MOST}")
     return int(written)
 

@@ -106,7 +106,8 @@ def get_unicode(plpy: Any) -> Unicode:
 
 
 def get_tokenizer(plpy: Any, model: str | None, component: str | None) -> Tokenizer:
-    """A model's tokenizer, read once a session; again where its row in sql_diffusion.tokenizers is another one."""
+    """A model's tokenizer, read once a session; again where its row in sql_diffusion.tokenizers is another one, which a change
+    of its vocabulary makes it."""
     [identity] = query(plpy, _IDENTITY, ["text", "text"], [model, component])
     assert model is not None and component is not None  # tokenizer_config refuses them
     known = _tokenizers.get((model, component))

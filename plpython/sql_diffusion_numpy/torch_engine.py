@@ -156,7 +156,8 @@ def step_tensor(row: PlanRow, value: Any) -> np.ndarray:
     if value.dtype != torch.float32 and not value.isfinite().all():
         fail(
             f"backend torch: step {row.step}, {row.operation}, has values that {str(value.dtype)[6:]} cannot hold",
-            "SET sql_diffusion.dtype = float32, or bfloat16, which has its range.",
+            "SET sql_diffusion.dtype = float32"
+            + (", or bfloat16, which has its range." if value.dtype == torch.float16 else "."),
             "22003",
         )
     array: np.ndarray = value.to("cpu", torch.float32).numpy()

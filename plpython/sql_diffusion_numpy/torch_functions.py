@@ -12,11 +12,6 @@ from .errors import fail
 from .functions import boundary, errors
 from .network import ENGINE
 
-_SETTINGS = """
-select nullif(pg_catalog.current_setting('sql_diffusion.device', true), '') as device,
-       nullif(pg_catalog.current_setting('sql_diffusion.dtype', true), '') as dtype
-"""
-
 
 def _engine(plpy: Any) -> Any:
     """The module torch_engine. Importing it imports PyTorch, a second or two in a session's first call."""
@@ -41,7 +36,7 @@ def call(plpy: Any, name: str, *arguments: Any) -> Any:
     context = contextvars.copy_context()
     with errors(plpy):
         session.begin(plpy)
-        [settings] = session.query(plpy, _SETTINGS, [], [])
+        [settings] = session.query(plpy, "select s.device, s.dtype from sql_diffusion_torch.settings() s", [], [])
         engine = _engine(plpy)
         context.run(ENGINE.set, engine.choose(settings["device"], settings["dtype"]))
         engine.use_threads(threads.get_count())

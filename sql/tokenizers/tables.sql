@@ -53,6 +53,78 @@ comment on column sql_diffusion.merges.second is 'the id of the token on the rig
 comment on column sql_diffusion.merges.rank is 'its place in the list, counted from 0: of several merges that a word has, the lowest goes first';
 comment on column sql_diffusion.merges.merged is 'the id of the token that they become';
 
+-- Sessions keep a tokenizer for as long as its row is the same one, rather than read its hundred thousand rows at each call: so that row is
+-- written again with them.
+create function sql_diffusion.renew_tokenizer() returns trigger
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    update sql_diffusion.tokenizers t set config = t.config where true;
+    return null;
+  end if;
+  update sql_diffusion.tokenizers t
+  set config = t.config
+  where (t.model, t.component) in (select c.model, c.component from changed c);
+  if tg_op = 'UPDATE' then
+    update sql_diffusion.tokenizers t
+    set config = t.config
+    where (t.model, t.component) in (select w.model, w.component from was w except select c.model, c.component from changed c);
+  end if;
+  return null;
+end
+$$;
+comment on function sql_diffusion.renew_tokenizer() is
+  'Trigger of sql_diffusion.vocabulary and sql_diffusion.merges: writes the rows of sql_diffusion.tokenizers again that theirs belong to, by which sessions know what they have read.';
+revoke execute on function sql_diffusion.renew_tokenizer() from public;
+
+create trigger renew_insert
+  after insert on sql_diffusion.vocabulary
+  referencing new table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_update
+  after update on sql_diffusion.vocabulary
+  referencing old table as was new table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_delete
+  after delete on sql_diffusion.vocabulary
+  referencing old table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_truncate
+  after truncate on sql_diffusion.vocabulary
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_insert
+  after insert on sql_diffusion.merges
+  referencing new table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_update
+  after update on sql_diffusion.merges
+  referencing old table as was new table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_delete
+  after delete on sql_diffusion.merges
+  referencing old table as changed
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
+create trigger renew_truncate
+  after truncate on sql_diffusion.merges
+  for each statement
+  execute function sql_diffusion.renew_tokenizer();
+
 grant select on sql_diffusion.tokenizers, sql_diffusion.vocabulary, sql_diffusion.merges to public;
 
 create function sql_diffusion.tokenizer_config(model text, component text default 'tokenizer') returns jsonb
@@ -68,6 +140,8 @@ begin atomic
            when not exists (select from sql_diffusion.tokenizers t where t.model = tokenizer_config.model and t.component = tokenizer_config.component)
            then sql_diffusion.fail(format('model "%s" has no tokenizer "%s"', model, coalesce(component, 'null')),
                                    'Those that are loaded: select model, component from sql_diffusion.tokenizers.', '55000')
+           when not exists (select from sql_diffusion.vocabulary v where v.model = tokenizer_config.model and v.component = tokenizer_config.component)
+           then sql_diffusion.fail(format('model "%s" is unfinished: %s has no vocabulary', model, component), 'Load the model again.', '55000')
          end;
   select t.config
   from sql_diffusion.tokenizers t
@@ -75,7 +149,7 @@ begin atomic
     and t.component = tokenizer_config.component;
 end;
 comment on function sql_diffusion.tokenizer_config(text, text) is
-  'The settings of a model''s tokenizer, sql_diffusion.tokenizers.config. Errors: 42704 for an unknown model, 55000 for a model without that tokenizer.';
+  'The settings of a model''s tokenizer, sql_diffusion.tokenizers.config. Errors: 42704 for an unknown model, 55000 for a model without that tokenizer, or without its vocabulary.';
 
 create function sql_diffusion.check_tokenizer(component text, config jsonb) returns boolean
 language sql immutable parallel safe

@@ -15,7 +15,7 @@ alter table sql_diffusion.stored_parameters
   add check (bias is null or sql_diffusion.check_tensor(bias, 'parameters: bias', 'out')),
   add column weight_shape int[],
   add column bias_shape int[],
-  add column dtype text check (dtype in ('float16', 'bfloat16')),
+  add column dtype text,
   add column weight_bytes bytea;
 -- The rows are written anew, what is stored out of line is not.
 update sql_diffusion.stored_parameters s
@@ -40,6 +40,10 @@ $$;
 -- first:
 select sql_diffusion.fail('a model is named "prompted-butterflies", as the one that this version brings is', 'Give it another name first: update sql_diffusion.models set name = ''...'' where name = ''prompted-butterflies''', '55000')
 where exists (select from sql_diffusion.models m where m.name = 'prompted-butterflies');
+
+-- A view has no policies of its own, and would let everybody read past those of the table behind it.
+select sql_diffusion.fail('the table sql_diffusion.parameters has row level security, which does not go over to the view that it becomes', 'Take it away first: alter table sql_diffusion.parameters disable row level security', '55000')
+where exists (select from pg_class c where c.oid = 'sql_diffusion.stored_parameters'::regclass and c.relrowsecurity);
 
 -- first, from 1.0.0:
 alter table sql_diffusion.packed_kernels reset (fillfactor, parallel_workers);
