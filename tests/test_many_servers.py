@@ -254,6 +254,174 @@ def test_an_error_does_not_wait_for_the_other_server(nodes: dict[str, Connection
     first, second = nodes["front"].execute(SEEDS).fetchone() or ()
     with (
         connect("front") as session,
-        pytest.raises(psycopg.errors.InvalidParameterValue, match=r'\[two\] REMOTE ERROR: .*model "nosuch" does not exist'),
+        pytest.raises(psycopg.errors.UndefinedObject, match=r'\[two\] REMOTE ERROR: .*model "nosuch" does not exist'),
     ):
         session.execute(f"select count(*) from slowly('{{{first},{second}}}', '{{moths,nosuch}}')".encode())
+    assert busy(nodes["one"])
+    nodes["one"].execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like '%slowly%' and pid <> pg_backend_pid()"
+    )
+
+
+# A server that is down
+
+
+@contextmanager
+def down(socket: str) -> Iterator[None]:
+    """A cluster is stopped at once, and started again."""
+    control = [program("pg_ctl"), f"--pgdata={socket}/data", "--silent", "--wait", f"--log={socket}/server.log"]
+    run_as_server(*control, "--mode=immediate", "stop")
+    try:
+        yield
+    finally:
+        run_as_server(*control, "restart")  # with the options that it had
+
+
+def test_without_a_server(servers: dict[str, str], slow: None) -> None:
+    """It is stopped amid a query; the others are asked without it; when it is back, so are its pictures."""
+    with connect("front") as front, connect("one") as one:
+        with connect("two") as two:
+            call = Call({"one": one, "two": two}, "select count(picture) from slow")
+        with down(servers["two"]):
+            call.ended()
+            wait_until(lambda: not busy(one), STOPS)
+            with pytest.raises(
+                psycopg.errors.SqlclientUnableToEstablishSqlconnection, match='connect to server "two"'
+            ):
+                front.execute("select count(picture) from painted")
+            assert value(front, "select count(picture) from painted where node <> 'two'") == 4
+        assert value(front, "select count(picture) from painted") == 7
+
+
+@needs_plproxy
+def test_proxied_calls_without_a_server(servers: dict[str, str]) -> None:
+    """In one session all along."""
+    with connect("front") as front:
+        first, second = front.execute(SEEDS).fetchone() or ()
+        paint = "select paint(%s::bigint, 'moths')"
+        before = value(front, paint, second)
+        with down(servers["two"]):
+            assert value(front, paint, first)
+            for _ in range(2):
+                with pytest.raises(psycopg.Error, match="paint"):
+                    front.execute(paint.encode(), [second])
+            front.execute("alter server painters options (set p1 'service=one')")
+            assert same(value(front, paint, second), before)
+            front.execute("alter server painters options (set p1 'service=two')")
+        assert same(value(front, paint, second), before)
+
+
+# A standby behind a pooler
+
+
+@pytest.fixture(scope="module")
+def pooler(servers: dict[str, str]) -> Iterator[str]:
+    """The socket's folder of pgbouncer: database `standby` by one connection, `both` by the primary and a standby in turn."""
+    with ExitStack() as opened:
+        standby = opened.enter_context(new_cluster(SETTINGS, standby_of=servers["one"]))
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sql_diffusion.")))
+        user = "postgres" if os.geteuid() == 0 else None  # pgbouncer refuses to run as root
+        if user is not None:
+            shutil.chown(folder, user)
+        settings = folder / "pgbouncer.ini"
+        limit = "connect_query='set sql_diffusion.memory_limit = ''2GB'' '"
+        settings.write_text(
+            "[databases]\n"
+            f"standby = host={standby} dbname=one user=postgres pool_size=1 {limit}\n"
+            f"both = host={servers['one']},{standby} dbname=one user=postgres pool_size=2\n"
+            "[pgbouncer]\n"
+            f"unix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\n"
+        )
+        settings.chmod(0o644)
+        log = opened.enter_context((folder / "log").open("w"))
+        process = opened.enter_context(
+            subprocess.Popen(
+                [str(PGBOUNCER), str(settings)],
+                user=user, group=user, extra_groups=None if user is None else [], cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
+        )
+        opened.callback(process.terminate)
+        wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield str(folder)
+
+
+@pytest.fixture
+def pooled(pooler: str) -> Iterator[Any]:
+    """Connects by the pooler; a prepared statement is one server session's, which is why none is prepared."""
+    with ExitStack() as opened:
+
+        def open_one(database: str = "standby") -> Connection[Any]:
+            where = f"host={pooler} port=6432 user=postgres dbname={database}"
+            return opened.enter_context(psycopg.connect(where, autocommit=True, prepare_threshold=None))
+
+        yield open_one
+
+
+@needs_pgbouncer
+def test_a_pooled_standby_paints(nodes: dict[str, Connection[Any]], pooled: Any, rng: np.random.Generator) -> None:
+    """More clients than connections, of which one has the network for all of them."""
+    seeds = [int(seed) for seed in rng.integers(2**62, size=3)]
+    clients = [pooled() for _ in seeds]
+    assert all(value(client, "select pg_is_in_recovery()") for client in clients)
+    assert len({value(client, "select pg_backend_pid()") for client in clients}) == 1
+    query = "select image_png(ddpm_generate(%s, 'moths', 2))"
+    painted: dict[int, bytes] = {}
+
+    def paint(client: Connection[Any], seed: int) -> None:
+        painted[seed] = value(client, query, seed)
+
+    threads = [threading.Thread(target=paint, args=pair) for pair in zip(clients, seeds, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in seeds:
+        assert same(painted[seed], value(nodes["one"], query, seed))
+
+
+@needs_pgbouncer
+def test_pooled_settings(pooled: Any) -> None:
+    """Of a transaction, of the pooler, and one that another client meets."""
+    first, second = pooled(), pooled()
+    backend = "select current_setting('sql_diffusion.backend', true)"
+    with first.transaction():
+        first.execute("set local sql_diffusion.backend = 'sql'")
+        assert value(first, backend) == "sql"
+    assert value(second, backend) in ("", None)
+    assert value(second, "select current_setting('sql_diffusion.memory_limit')") == "2GB"
+    first.execute("set sql_diffusion.backend = 'nosuch'")
+    with pytest.raises(psycopg.Error, match="backend is 'nosuch'"):
+        second.execute("select ddpm_generate(1)")
+    second.execute("reset sql_diffusion.backend")
+
+
+@needs_pgbouncer
+def test_what_a_pooled_standby_does_not_have(pooled: Any) -> None:
+    first, second = pooled(), pooled()
+    for statement in ("listen painted", "create temporary table t ()"):
+        with pytest.raises(psycopg.Error, match=r"read-only transaction|during recovery"):
+            first.execute(statement)
+    first.execute("select pg_advisory_lock(1)")
+    assert value(second, "select pg_try_advisory_lock(1)"), "a session's lock is of whose transaction is next"
+    first.execute("select pg_advisory_unlock_all()")
+
+
+@needs_pgbouncer
+def test_a_pooled_call_is_cancelled(pooled: Any) -> None:
+    client = pooled()
+    timer = threading.Timer(1, client.cancel)
+    timer.start()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        client.execute("select ddpm_generate(1, num_inference_steps => 1000)")
+    assert value(client, "select array_ndims(ddpm_generate(1, 'moths', 1))") == 3
+
+
+@needs_pgbouncer
+def test_a_pooler_spreads_over_servers(pooled: Any) -> None:
+    with ExitStack() as held:
+        clients = [pooled("both") for _ in range(2)]
+        for client in clients:
+            held.enter_context(client.transaction())
+        assert {value(client, "select pg_is_in_recovery()") for client in clients} == {False, True}
