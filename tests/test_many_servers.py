@@ -27,7 +27,9 @@ from installation import pg_config, program
 
 BUTTERFLIES = Path(__file__).parent.parent / "models" / "butterflies"
 DEADLINE = 60  # seconds
-STOPS = 5  # seconds in which what is cancelled has ended, on a busy machine too; painting on would take more than a minute
+STOPS = (
+    5  # seconds in which what is cancelled has ended, on a busy machine too; painting on would take more than a minute
+)
 
 # One thread each, so that the same picture is the same to the bit, and no painter waits for another's processor.
 SETTINGS = "-c wal_level=logical -c sql_diffusion.threads=1 -c sql_diffusion.progress=off"
@@ -75,7 +77,9 @@ def three_servers() -> Iterator[dict[str, str]]:
             patch.delenv(name, raising=False)
         # PL/Proxy names the database in its errors, so each has its server's name.
         sockets = {name: opened.enter_context(new_cluster(SETTINGS)) for name in ("front", "one", "two")}
-        services.write_text("".join(f"[{name}]\nhost={sockets[name]}\nuser=postgres\ndbname={name}\n" for name in sockets))
+        services.write_text(
+            "".join(f"[{name}]\nhost={sockets[name]}\nuser=postgres\ndbname={name}\n" for name in sockets)
+        )
         for name, socket in sockets.items():
             with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as server:
                 server.execute(f"create database {name}".encode())
@@ -110,7 +114,9 @@ def slow(servers: dict[str, str]) -> None:
     with ExitStack() as opened:
         nodes = {name: opened.enter_context(connect(name)) for name in servers}
         for name in ("one", "two"):
-            nodes[name].execute(f"create view slow as select node, id, {SLOW.format(seed='seed')} as picture from wanted".encode())
+            nodes[name].execute(
+                f"create view slow as select node, id, {SLOW.format(seed='seed')} as picture from wanted".encode()
+            )
             nodes[name].execute(
                 "create function slowly(seeds bigint[], models text[]) returns setof bytea language sql stable "
                 f"return (select {SLOW.format(seed='seed')} from unnest(seeds, models) o (seed, model))".encode()
@@ -118,7 +124,9 @@ def slow(servers: dict[str, str]) -> None:
         front = nodes["front"]
         front.execute("create table slow (node text, id bigint, picture bytea) partition by list (node)")
         for name in ("one", "two"):
-            front.execute(f"create foreign table slow_{name} partition of slow for values in ('{name}') server {name} options (table_name 'slow')".encode())
+            front.execute(
+                f"create foreign table slow_{name} partition of slow for values in ('{name}') server {name} options (table_name 'slow')".encode()
+            )
         if PLPROXY:
             front.execute(
                 "create function slowly(seeds bigint[], models text[]) returns setof bytea language plproxy "
@@ -176,8 +184,10 @@ def same(png: bytes, other: bytes) -> bool:
     return bool(np.abs(picture(png) - picture(other)).max() <= 1)
 
 
-# A seed for each of the two servers, by PL/Proxy's hash
-SEEDS = "select min(s) filter (where hashint8(s) & 1 = 0), min(s) filter (where hashint8(s) & 1 = 1) from generate_series(1, 100) s"
+def seeds_of_both(front: Connection[Any]) -> list[int]:
+    """A seed that PL/Proxy sends to one, and a seed that it sends to two."""
+    smallest = "select min(s) from generate_series(1, 100) s where hashint8(s) & 1 = %s"
+    return [value(front, smallest, remainder) for remainder in (0, 1)]
 
 
 # postgres_fdw
@@ -185,7 +195,11 @@ SEEDS = "select min(s) filter (where hashint8(s) & 1 = 0), min(s) filter (where 
 
 def test_pictures_are_those_of_one_server(nodes: dict[str, Connection[Any]]) -> None:
     """The bundled model has the same weights as the one that was shipped."""
-    painted = nodes["front"].execute("select p.id, o.seed, p.picture from pictures p join orders o using (id) order by id").fetchall()
+    painted = (
+        nodes["front"]
+        .execute("select p.id, o.seed, p.picture from pictures p join orders o using (id) order by id")
+        .fetchall()
+    )
     assert [row[0] for row in painted] == [1, 2, 3, 4, 5, 6, 7]
     for id, seed, png in painted:
         alone = "select image_png(ddpm_generate(%s, 'butterflies', 2))"
@@ -240,7 +254,7 @@ def test_proxied_pictures_are_those_of_one_server(nodes: dict[str, Connection[An
 @needs_plproxy
 @pytest.mark.parametrize("timeout", [False, True])
 def test_a_cancel_stops_all_proxied_calls(nodes: dict[str, Connection[Any]], slow: None, timeout: bool) -> None:
-    first, second = nodes["front"].execute(SEEDS).fetchone() or ()
+    first, second = seeds_of_both(nodes["front"])
     query = f"select count(*) from slowly('{{{first},{second}}}', '{{moths,moths}}')"
     call = Call(nodes, ("set statement_timeout = '2s';" if timeout else "") + query)
     if not timeout:
@@ -251,7 +265,7 @@ def test_a_cancel_stops_all_proxied_calls(nodes: dict[str, Connection[Any]], slo
 
 @needs_plproxy
 def test_an_error_does_not_wait_for_the_other_server(nodes: dict[str, Connection[Any]], slow: None) -> None:
-    first, second = nodes["front"].execute(SEEDS).fetchone() or ()
+    first, second = seeds_of_both(nodes["front"])
     with (
         connect("front") as session,
         pytest.raises(psycopg.errors.UndefinedObject, match=r'\[two\] REMOTE ERROR: .*model "nosuch" does not exist'),
@@ -285,9 +299,7 @@ def test_without_a_server(servers: dict[str, str], slow: None) -> None:
         with down(servers["two"]):
             call.ended()
             wait_until(lambda: not busy(one), STOPS)
-            with pytest.raises(
-                psycopg.errors.SqlclientUnableToEstablishSqlconnection, match='connect to server "two"'
-            ):
+            with pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection, match='connect to server "two"'):
                 front.execute("select count(picture) from painted")
             assert value(front, "select count(picture) from painted where node <> 'two'") == 4
         assert value(front, "select count(picture) from painted") == 7
@@ -297,7 +309,7 @@ def test_without_a_server(servers: dict[str, str], slow: None) -> None:
 def test_proxied_calls_without_a_server(servers: dict[str, str]) -> None:
     """In one session all along."""
     with connect("front") as front:
-        first, second = front.execute(SEEDS).fetchone() or ()
+        first, second = seeds_of_both(front)
         paint = "select paint(%s::bigint, 'moths')"
         before = value(front, paint, second)
         with down(servers["two"]):
@@ -334,12 +346,10 @@ def pooler(servers: dict[str, str]) -> Iterator[str]:
         )
         settings.chmod(0o644)
         log = opened.enter_context((folder / "log").open("w"))
+        groups: list[str] | None = None if user is None else []
+        pgbouncer = [str(PGBOUNCER), str(settings)]
         process = opened.enter_context(
-            subprocess.Popen(
-                [str(PGBOUNCER), str(settings)],
-                user=user, group=user, extra_groups=None if user is None else [], cwd="/",
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
-            )  # fmt: skip
+            subprocess.Popen(pgbouncer, user=user, group=user, extra_groups=groups, cwd="/", stderr=log)
         )
         opened.callback(process.terminate)
         wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
