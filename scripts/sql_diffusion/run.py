@@ -9,8 +9,8 @@ import multiprocessing
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -107,9 +107,11 @@ class Worker(Protocol):
 class Crew(Protocol):
     """The workers of a run."""
 
-    workers: Sequence[Worker]
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """All that were started."""
 
-    def ready(self, working: Iterable[Worker]) -> Iterable[Worker]:
+    def ready(self, working: Collection[Worker]) -> Iterable[Worker]:
         """Those that say something now, or in a moment."""
 
 
@@ -407,7 +409,7 @@ class Processes:
     def __init__(self, workers: list[Process]) -> None:
         self.workers = workers
 
-    def ready(self, working: Iterable[Worker]) -> Iterable[Worker]:
+    def ready(self, working: Collection[Worker]) -> Iterable[Worker]:
         pipes = {worker.pipe: worker for worker in self.workers if worker in working}
         return [pipes[pipe] for pipe in wait(list(pipes), timeout=MOMENT) if isinstance(pipe, Pipe)]
 
@@ -451,12 +453,11 @@ def run(
     job = job._replace(
         dsn=make_conninfo(job.dsn, **({"password": connection.info.password} if connection.info.password else {}))
     )
+    start: AbstractContextManager[Crew] = started(job, workers)
     if ray is not None:
         from . import ray_workers
 
         start = ray_workers.started(connection, job, workers, ray)
-    else:
-        start = started(job, workers)
     with stoppable() as stop, start as crew:
         return Foreman(crew, batch, limit, stop, advance, tell).run()
 
