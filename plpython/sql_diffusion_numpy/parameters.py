@@ -15,7 +15,7 @@ from . import cache, memory
 from .errors import fail
 from .layers.modules import Arrays, Layout, Network, PlanRow
 from .network import ENGINE
-from .session import give_memory_back, query
+from .session import give_memory_back, in_server, query
 from .tensors import numbers_from_bytes, read_array_send
 
 KEPT = 8  # networks that a session keeps
@@ -135,6 +135,8 @@ def forget(files: str) -> None:
 
 def cache_folder(plpy: Any) -> str:
     """Where the files are; sql_diffusion_numpy.cache_dir reads it where only a superuser can write."""
+    if not in_server(plpy):
+        raise cache.Unusable("the folder is the server's")
     [row] = query(plpy, "select sql_diffusion_numpy.cache_dir() as folder", [], [])
     if row["folder"] == "":
         raise cache.Unusable("sql_diffusion.cache_dir is empty: sessions do not share networks")

@@ -26,6 +26,14 @@ select nullif(pg_catalog.current_setting('sql_diffusion.threads', true), '') as 
        sql_diffusion.tells_progress() as progress
 """
 
+# In a process that is not the server's, its owner says what it may take.
+_SETTINGS_ELSEWHERE = re.sub(r"sql_diffusion_numpy\.setting_limit\(.*?\)", "null", _SETTINGS)
+
+
+def in_server(plpy: Any) -> bool:
+    """Whether this is a session's own process; elsewhere sql_diffusion.engine stands for plpy, over a connection."""
+    return getattr(plpy, "in_server", True)
+
 
 def query(plpy: Any, sql: str, types: list[str], arguments: list[Any]) -> Any:
     """The rows of a query, which is prepared once a session."""
@@ -37,7 +45,7 @@ def query(plpy: Any, sql: str, types: list[str], arguments: list[Any]) -> Any:
 
 def begin(plpy: Any) -> bool:
     """Take the settings for this call: the number of threads, the memory; returns whether progress is to be told."""
-    [settings] = query(plpy, _SETTINGS, [], [])
+    [settings] = query(plpy, _SETTINGS if in_server(plpy) else _SETTINGS_ELSEWHERE, [], [])
     counts = [_threads(settings[name]) for name in ("threads", "most_threads") if settings[name] is not None]
     threads.set_count(min(counts) if counts and settings["threads"] else min([threads.default_count(), *counts]))
     sizes = [_bytes(settings[name]) for name in ("memory", "most_memory") if settings[name] is not None]

@@ -442,6 +442,7 @@ def generate(
         """sql-diffusion run --query "select id, prompt, seed from wanted where picture is null" --update "update wanted set picture = %(png)s where id = %(id)s" """.strip(),
         "sql-diffusion run --query ... --update ... --workers 4 --batch 8 --limit 1000",
         "sql-diffusion run --jobs --workers 2 --wait",
+        "sql-diffusion run --query ... --update ... --workers 16 --ray painters:6379",
     )
 )
 def run(
@@ -482,6 +483,10 @@ def run(
         int | None, typer.Option("--steps", min=1, help="How many steps; the model's own default.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many rows at most.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The workers live on the nodes of this Ray cluster, HOST:PORT or auto."),
+    ] = None,
     dsn: Dsn = "",
 ) -> None:
     """Paint the rows of a query, or the jobs of the queue, and write the pictures back.
@@ -517,6 +522,7 @@ def run(
                 limit,
                 lambda count: progress.advance(task, count),
                 lambda words: err.print(f"sql-diffusion: {words}", markup=False),
+                ray,
             )
         left = runner.count_rows(connection, job)
     failed = f", {outcome.failed} could not be" if outcome.failed else ""

@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -35,13 +35,21 @@ PLAIN = (
 )
 UPDATE = "Write it as: update wanted set picture = %(png)s where id = %(id)s"
 PATIENCE = 5  # seconds, until it is said that others hold the rest
+MOMENT = 0.2  # seconds, in which the parent looks at least once whether it is to stop
 PAUSE = 0.3  # seconds, until rows that others hold are looked for again
 POLL = 2.0  # seconds, until the queue is looked at again where nobody has told of a job: a lease may have ended
 
-# The arguments of text_to_image and ddpm_generate that are no text
-TYPES = {
-    "seeds": "bigint[]", "prompts": "text[]", "timesteps": "int[]", "eta": "real", "guidance_scale": "double precision", "guidance_rescale": "double precision",
-    **dict.fromkeys(("num_inference_steps", "class_label", "height", "width", "clip_skip"), "int"),
+# What is asked of the verbs, in the order in which the engines' functions take it
+VERBS = {
+    "ddpm_generate": {
+        "seeds": "bigint[]", "model": "text", "num_inference_steps": "int", "timesteps": "int[]", "scheduler": "text",
+        "eta": "real", "class_label": "int",
+    },
+    "text_to_image": {
+        "prompts": "text[]", "seeds": "bigint[]", "model": "text", "negative_prompt": "text", "num_inference_steps": "int",
+        "guidance_scale": "real", "height": "int", "width": "int", "scheduler": "text", "timesteps": "int[]", "eta": "real",
+        "guidance_rescale": "real", "clip_skip": "int",
+    },
 }  # fmt: skip
 
 
@@ -100,12 +108,32 @@ class Outcome(NamedTuple):
     stopped: bool
 
 
-class Worker(NamedTuple):
+class Worker(Protocol):
     """A worker as its parent sees it."""
 
-    number: int
-    process: BaseProcess
-    pipe: Pipe
+    @property
+    def number(self) -> int:
+        """By which it is told of."""
+
+    def send(self, leave: Leave | None) -> None:
+        """Lets it go on; None: it is to end."""
+
+    def receive(self) -> Report:
+        """What it says, or that it is lost."""
+
+    def join(self) -> None:
+        """Waits until it has ended."""
+
+
+class Crew(Protocol):
+    """The workers of a run."""
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """All that were started."""
+
+    def ready(self, working: Collection[Worker]) -> Iterable[Worker]:
+        """Those that say something now, or in a moment."""
 
 
 def prepare(connection: Connection, job: Job) -> Job:
@@ -471,7 +499,9 @@ class Painter:
     def call(self, verb: str, settings: dict[str, Any]) -> Iterator[bytes]:
         """The PNGs of a call of a verb."""
         arguments = sql.SQL(", ").join(
-            sql.SQL("{} => {}::{}").format(sql.Identifier(key), sql.Placeholder(key), sql.SQL(TYPES.get(key, "text")))
+            sql.SQL("{} => {}::{}").format(
+                sql.Identifier(key), sql.Placeholder(key), sql.SQL(VERBS[verb].get(key, "text"))
+            )
             for key in settings
         )
         query = sql.SQL("select {}(g.image) from {}({}) g").format(
@@ -506,17 +536,18 @@ def serve(pipe: Pipe, job: Job) -> None:
                 pipe.send(Report())
                 while leave := pipe.recv():
                     pipe.send(painter.work(leave))
-        except psycopg.Error as error:
-            problem = explain(error)
-            pipe.send(
-                Report(lost=problem.message)
-                if is_lost(error)
-                else Report(problem=(problem.message, problem.hint, problem.exit_code))
-            )
-        except Problem as problem:
-            pipe.send(Report(problem=(problem.message, problem.hint, problem.exit_code)))
+        except (psycopg.Error, Problem) as error:
+            pipe.send(last_words(error))
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
+
+
+def last_words(error: psycopg.Error | Problem) -> Report:
+    """What a worker says of the error that ends it, or the whole run."""
+    problem = explain(error) if isinstance(error, psycopg.Error) else error
+    if is_lost(error):
+        return Report(lost=problem.message)
+    return Report(problem=(problem.message, problem.hint, problem.exit_code))
 
 
 def notice_death(connection: Connection) -> None:
@@ -527,8 +558,43 @@ def notice_death(connection: Connection) -> None:
         )
 
 
+class Process(NamedTuple):
+    """A worker on this machine."""
+
+    number: int
+    process: BaseProcess
+    pipe: Pipe
+
+    def send(self, leave: Leave | None) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # that it is dead is read next
+            self.pipe.send(leave)
+
+    def receive(self) -> Report:
+        try:
+            report = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return Report(lost=f"its process ended with exit code {self.process.exitcode}")
+        assert isinstance(report, Report)
+        return report
+
+    def join(self) -> None:
+        self.process.join()
+
+
+class Processes:
+    """Workers on this machine."""
+
+    def __init__(self, workers: list[Process]) -> None:
+        self.workers = workers
+
+    def ready(self, working: Collection[Worker]) -> Iterable[Worker]:
+        pipes = {worker.pipe: worker for worker in self.workers if worker in working}
+        return [pipes[pipe] for pipe in wait(list(pipes), timeout=MOMENT) if isinstance(pipe, Pipe)]
+
+
 @contextmanager
-def started(job: Job, count: int) -> Iterator[list[Worker]]:
+def started(job: Job, count: int) -> Iterator[Processes]:
     """So many workers, none of which outlives the context."""
     context = multiprocessing.get_context("spawn")
     workers = []
@@ -538,8 +604,8 @@ def started(job: Job, count: int) -> Iterator[list[Worker]]:
             process = context.Process(target=serve, args=(there, job), name=f"worker {number}", daemon=True)
             process.start()
             there.close()
-            workers.append(Worker(number, process, here))
-        yield workers
+            workers.append(Process(number, process, here))
+        yield Processes(workers)
     finally:
         for worker in workers:
             if worker.process.is_alive():
@@ -557,13 +623,22 @@ def run(
     limit: int | None,
     advance: Callable[[int], None],
     tell: Callable[[str], None],
+    ray: str | None = None,
 ) -> Outcome:
-    """Paints until the query gives nothing but rows that have failed, the limit is reached, or somebody stops it."""
+    """Paints until the query gives nothing but rows that have failed, the limit is reached, or somebody stops it.
+
+    ray: the address of a cluster whose nodes paint.
+    """
     job = job._replace(
         dsn=make_conninfo(job.dsn, **({"password": connection.info.password} if connection.info.password else {}))
     )
+    start: AbstractContextManager[Crew] = started(job, workers)
+    if ray is not None:
+        from . import ray_workers
+
+        start = ray_workers.started(connection, job, workers, ray)
     freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
-    with stoppable() as stop, started(job, workers) as crew:
+    with stoppable() as stop, start as crew:
         return Foreman(crew, batch, limit, stop, advance, tell, freed).run()
 
 
@@ -572,7 +647,7 @@ class Foreman:
 
     def __init__(
         self,
-        crew: list[Worker],
+        crew: Crew,
         batch: int,
         limit: int | None,
         stop: Stop,
@@ -581,9 +656,8 @@ class Foreman:
         freed: str,  # what becomes of the rows of a worker that dies
     ) -> None:
         self.batch, self.limit, self.stop, self.advance, self.tell = batch, limit, stop, advance, tell
-        self.freed = freed
-        self.working = {worker.pipe: worker for worker in crew}
-        self.given = dict.fromkeys(self.working, 0)  # rows that a worker has leave for
+        self.freed, self.crew = freed, crew
+        self.working = dict.fromkeys(crew.workers, 0)  # rows that each has leave for
         self.painted, self.moved = 0, time.monotonic()  # when there was something to paint last
         self.failed: set[int] = set()
         self.problem: Problem | None = None
@@ -593,8 +667,7 @@ class Foreman:
         """Until no worker is left."""
         crew, told_stop, told_wait = len(self.working), False, False
         while self.working:
-            for ready in wait(list(self.working), timeout=0.2):
-                assert isinstance(ready, Pipe)
+            for ready in self.crew.ready(self.working):
                 report = self.receive(ready)
                 if report is not None and not self.keep(report):
                     self.let_go(ready)
@@ -603,7 +676,7 @@ class Foreman:
                         report.left
                         and not told_wait
                         and time.monotonic() - self.moved > PATIENCE
-                        and not any(self.given.values())
+                        and not any(self.working.values())
                     ):
                         told_wait = True
                         self.tell(f"waiting for {report.left} rows that other sessions hold")
@@ -621,19 +694,14 @@ class Foreman:
             )
         return Outcome(self.painted, len(self.failed), self.stop.asked)
 
-    def receive(self, pipe: Pipe) -> Report | None:
+    def receive(self, worker: Worker) -> Report | None:
         """What a worker says, or nothing where it is dead."""
-        self.given[pipe] = 0
-        try:
-            report = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            worker = self.working[pipe]
-            worker.process.join()
-            report = Report(lost=f"its process ended with exit code {worker.process.exitcode}")
-        assert isinstance(report, Report)
+        self.working[worker] = 0
+        report = worker.receive()
         if report.lost is not None:
             self.lost += 1
-            self.tell(f"worker {self.working.pop(pipe).number} is gone, its rows {self.freed}: {report.lost}")
+            del self.working[worker]
+            self.tell(f"worker {worker.number} is gone, its rows {self.freed}: {report.lost}")
             return None
         return report
 
@@ -651,23 +719,19 @@ class Foreman:
             self.problem = self.problem or Problem(*report.problem)
         return self.problem is None and not self.stop.asked and report.left != 0
 
-    def give(self, pipe: Pipe) -> None:
+    def give(self, worker: Worker) -> None:
         """Gives a worker leave for the next batch, as far as the limit goes."""
         count = self.batch
         if self.limit is not None:
-            count = min(count, self.limit - self.painted - len(self.failed) - sum(self.given.values()))
+            count = min(count, self.limit - self.painted - len(self.failed) - sum(self.working.values()))
         if count < 1:
-            self.let_go(pipe)
+            self.let_go(worker)
             return
-        self.given[pipe] = count
-        with suppress(BrokenPipeError, ConnectionResetError):  # that it is dead is read next
-            pipe.send(Leave(count, sorted(self.failed)))
+        self.working[worker] = count
+        worker.send(Leave(count, sorted(self.failed)))
 
-    def let_go(self, pipe: Pipe) -> None:
+    def let_go(self, worker: Worker) -> None:
         """Ends a worker that has nothing more to do."""
-        worker = self.working.pop(pipe)
-        try:
-            pipe.send(None)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        worker.process.join()
+        del self.working[worker]
+        worker.send(None)
+        worker.join()

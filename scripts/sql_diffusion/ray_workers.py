@@ -1,0 +1,170 @@
+"""Workers on the nodes of a Ray cluster: `sql-diffusion run --ray ADDRESS`.
+
+Each is an actor with a connection to PostgreSQL. It claims rows, reads the model once, paints with the engine of its own
+process, and writes the pictures, as a worker on this machine does but for where it paints: a node needs this package, and no
+PostgreSQL. Ray says which node has room for it, and which GPU.
+"""
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from .database import Connection, connect
+from .engine import Engine, backend_here
+from .errors import DATABASE, USAGE, Problem
+from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death
+
+ROOM = 30  # seconds, in which Ray has to find room for the workers
+
+
+class Needs(NamedTuple):
+    """What each worker takes of a node."""
+
+    threads: int
+    gpus: int
+
+
+class DistantPainter(Painter):
+    """Paints in its own process."""
+
+    def __init__(self, connection: Connection, job: Job, threads: int) -> None:
+        super().__init__(connection, job)
+        self.engine = Engine(connection, threads)
+
+    def call(self, verb: str, settings: dict[str, Any]) -> Iterator[bytes]:
+        """The PNGs of a call of a verb."""
+        return self.engine.pictures(verb, settings)
+
+
+class Actor:
+    """A worker where it lives."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job, self.threads = job, threads
+        self.painter: DistantPainter | None = None
+
+    def work(self, leave: Leave | None) -> Report:
+        """One batch; with no leave for one it gets ready."""
+        try:
+            if self.painter is None or leave is None:
+                connection = connect(self.job.dsn)
+                notice_death(connection)
+                notice_silence(connection)
+                self.painter = DistantPainter(connection, self.job, self.threads)
+                return Report()
+            return self.painter.work(leave)
+        except (psycopg.Error, Problem) as error:
+            return last_words(error)
+
+
+def notice_silence(connection: Connection) -> None:
+    """Lets the server find out within a minute that a machine is gone which held rows: by itself it asks after two hours."""
+    for name, value in {"idle": 30, "interval": 10, "count": 3}.items():
+        connection.execute("select set_config(%s, %s, false)", [f"tcp_keepalives_{name}", str(value)])
+
+
+def import_ray() -> Any:
+    """Ray, which is an extra. It tells its makers nothing of what is done here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise Problem("the Python package ray is not installed", "pip install 'sql_diffusion[ray]'", USAGE) from error
+    return ray
+
+
+class ActorHandle:
+    """An actor as the parent sees it."""
+
+    def __init__(self, ray: Any, number: int, actor: Any) -> None:
+        self.ray, self.number, self.actor = ray, number, actor
+        self.answer = actor.work.remote(None)
+
+    def send(self, leave: Leave | None) -> None:
+        if leave is None:
+            self.ray.kill(self.actor)
+        else:
+            self.answer = self.actor.work.remote(leave)
+
+    def receive(self) -> Report:
+        try:
+            report = self.ray.get(self.answer)
+        except self.ray.exceptions.RayError as error:
+            return Report(lost=reason(error))
+        assert isinstance(report, Report)
+        return report
+
+    def join(self) -> None:
+        """Ray ends it."""
+
+
+def reason(error: Exception) -> str:
+    """Of what Ray says of an actor's end, the sentence that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "because" in line), lines[0] if lines else type(error).__name__)
+
+
+class Actors:
+    """Workers on the nodes of a cluster."""
+
+    def __init__(self, ray: Any, workers: list[ActorHandle]) -> None:
+        self.ray, self.workers = ray, workers
+
+    def ready(self, working: Collection[Worker]) -> Iterable[Worker]:
+        answers = {worker.answer: worker for worker in self.workers if worker in working}
+        return [answers[answer] for answer in self.ray.wait(list(answers), num_returns=1, timeout=MOMENT)[0]]
+
+
+def needs_of(connection: Connection, job: Job) -> Needs:
+    """What the session's settings come to: sql_diffusion.threads of its cores, and a GPU where sql_diffusion.device is one."""
+    row: Any = connection.execute(
+        """select coalesce(nullif(current_setting('sql_diffusion.threads', true), ''), '1'),
+                  coalesce(current_setting('sql_diffusion.device', true), '')"""
+    ).fetchone()
+    threads, device = row
+    if not threads.isdigit():
+        raise Problem(f"sql_diffusion.threads is '{threads}', expected an integer", None, USAGE)
+    return Needs(int(threads), int(job.backend == "torch" and device.startswith("cuda")))
+
+
+def whole_dsn(connection: Connection) -> str:
+    """The connection's own, with what came from this machine's environment, which a node has not."""
+    password = {"password": connection.info.password} if connection.info.password else {}
+    return make_conninfo("", **{**connection.info.get_parameters(), **password})
+
+
+@contextmanager
+def started(connection: Connection, job: Job, count: int, address: str) -> Iterator[Actors]:
+    """So many workers, none of which outlives the context."""
+    ray = import_ray()
+    job = job._replace(dsn=whole_dsn(connection), backend=backend_here(connection, job.backend))
+    needs = needs_of(connection, job)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise Problem(
+            f"no connection to Ray at {address}: {str(error).splitlines()[0]}",
+            "Start its first node, and name that: ray start --head --port=6379, then --ray HOST:6379",
+            DATABASE,
+        ) from error
+    try:
+        share = {"CPU": needs.threads, **({"GPU": needs.gpus} if needs.gpus else {})}
+        group = ray.util.placement_group([share] * count, strategy="SPREAD")
+        if not group.wait(ROOM):
+            raise Problem(
+                f"Ray found no room for {count} workers within {ROOM} seconds: each takes "
+                f"{needs.threads} CPU{f' and {needs.gpus} GPU' if needs.gpus else ''}, and the nodes have "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPUs and {ray.cluster_resources().get('GPU', 0):g} GPUs in all",
+                "Start fewer, --workers N, or more nodes: ray start --address=HOST:6379",
+                USAGE,
+            )
+        place = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+        kind = ray.remote(Actor).options(num_cpus=needs.threads, num_gpus=needs.gpus, scheduling_strategy=place)
+        yield Actors(ray, [ActorHandle(ray, n, kind.remote(job, needs.threads)) for n in range(1, count + 1)])
+    finally:
+        ray.shutdown()  # ends the actors
