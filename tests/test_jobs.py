@@ -274,7 +274,7 @@ def test_what_is_killed_loses_nothing(db: str, own: Connection, killed: str, rng
     for _ in range(TIMES):
         own.execute("delete from sql_diffusion.stored_jobs")
         first = int(rng.integers(2**40))
-        for seed in range(first, first + 8):
+        for seed in range(first, first + 6):
             enqueue(own, seed, SLOW, attempts=99)
         with command.start(db, "run", "--jobs", "--workers", 2, "--batch", 2, "--lease", "3 seconds") as process:
             until(lambda: one(own, "select count(*) from sql_diffusion.jobs where state = 'succeeded'") > 0)

@@ -142,6 +142,11 @@ def test_planted_objects_are_not_bound(database: str) -> None:
                          and d.classid = 'pg_proc'::regclass"""
                 ).fetchall()
                 assert used == []
+            with psycopg.connect(dbname=name, autocommit=True) as own:
+                own.execute("select sql_diffusion.enqueue(1, settings => '{\"num_inference_steps\": 1}')")
+                own.execute('set search_path to "My Planted Schema", public, pg_catalog')
+                own.execute("call sql_diffusion.work()")
+                assert own.execute("table sql_diffusion.stored_jobs").fetchone()[7] == "succeeded"
         finally:
             server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 

@@ -492,7 +492,8 @@ def run(
     """Paint the rows of a query, or the jobs of the queue, and write the pictures back.
 
     A row is painted and written in the transaction that holds it, so it can be stopped at any time, and the same command goes
-    on where it was; several at once share the rows. Exits with 1 where rows could not be painted: they stay as they are.
+    on where it was; several at once share the rows. Exits with 1 where rows could not be painted: they stay as they are. A job
+    is claimed for a lease, and keeps the words of what went wrong.
     """
     from . import run as runner
 
