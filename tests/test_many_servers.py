@@ -419,6 +419,14 @@ def test_what_a_pooled_standby_does_not_have(pooled: Any) -> None:
 
 
 @needs_pgbouncer
+def test_pooled_notices_arrive(pooled: Any) -> None:
+    client, heard = pooled(), []
+    client.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    client.execute("do $$ begin raise notice 'step 1 of 2'; end $$")
+    assert heard == ["step 1 of 2"]
+
+
+@needs_pgbouncer
 def test_a_pooled_call_is_cancelled(pooled: Any) -> None:
     client = pooled()
     timer = threading.Timer(1, client.cancel)
