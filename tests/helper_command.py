@@ -16,7 +16,7 @@ import pytest
 
 from sql_diffusion import cli
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+PACKAGES = os.pathsep.join(str(Path(__file__).parent.parent / folder) for folder in ("scripts", "plpython"))
 
 
 def environment(database: str, **variables: str) -> dict[str, str]:
@@ -25,7 +25,7 @@ def environment(database: str, **variables: str) -> dict[str, str]:
     return {
         **clean,
         "PGDATABASE": database,
-        "PYTHONPATH": str(SCRIPTS),
+        "PYTHONPATH": PACKAGES,
         "NO_PROXY": "127.0.0.1",
         "COLUMNS": "200",
         **variables,

@@ -18,6 +18,8 @@ def _engine(plpy: Any) -> Any:
     try:
         from . import torch_engine
     except (ImportError, OSError) as error:
+        if not session.in_server(plpy):
+            fail(f"backend torch: PyTorch cannot be loaded: {error}", "pip install torch", "58P01")
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         fail(
             f"backend torch: PyTorch cannot be loaded by the server's Python {version}: {error}",

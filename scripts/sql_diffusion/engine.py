@@ -97,6 +97,9 @@ class Engine:
         """The PNGs of a call of a verb, with the settings that it has; backend is numpy or torch."""
         backend = settings.pop("backend", None)
         kinds = VERBS[verb]
+        unknown = sorted(settings.keys() - kinds.keys())
+        if unknown:
+            raise Problem(f"{verb} takes no {unknown[0]}", None, USAGE)
         # The server reads them as it would read the arguments of the verb
         columns = sql.SQL(", ").join(
             sql.SQL("{}::{} as {}").format(sql.Placeholder(key), sql.SQL(kinds[key]), sql.Identifier(key))

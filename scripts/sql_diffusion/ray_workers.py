@@ -7,6 +7,7 @@ PostgreSQL. Ray says which node has room for it, and which GPU.
 
 import logging
 import os
+import socket
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -138,6 +139,13 @@ def whole_dsn(connection: Connection) -> str:
     return make_conninfo("", **{**connection.info.get_parameters(), **password})
 
 
+def reach(address: str) -> None:
+    """Raises an error where nobody listens: Ray itself would try on and on."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 @contextmanager
 def started(connection: Connection, job: Job, count: int, address: str) -> Iterator[Actors]:
     """So many workers, none of which outlives the context."""
@@ -145,8 +153,9 @@ def started(connection: Connection, job: Job, count: int, address: str) -> Itera
     job = job._replace(dsn=whole_dsn(connection), backend=backend_here(connection, job.backend))
     needs = needs_of(connection, job)
     try:
+        reach(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise Problem(
             f"no connection to Ray at {address}: {str(error).splitlines()[0]}",
             "Start its first node, and name that: ray start --head --port=6379, then --ray HOST:6379",

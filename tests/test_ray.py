@@ -1,0 +1,118 @@
+"""sql-diffusion run --ray: two nodes paint as one process in the server does, and the death of one loses nothing.
+
+SQL_DIFFUSION_STRESS=1 kills twenty workers and twenty nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+import helper_command as command
+import ray_nodes
+from databases import new_database
+from numpy_server import STRESS
+from reference import insert_model, random_unet
+from test_run_command import QUERY, UPDATE, count, different, plain, until, want
+from text_pipelines import insert_pipeline
+
+pytest_plugins = ["text_pipelines"]
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def db(pipelines: dict[str, Any], folders: dict[str, Path]) -> Iterator[str]:
+    with new_database("sql_diffusion_numpy") as name, psycopg.connect(dbname=name, autocommit=True) as own:
+        insert_pipeline(own, "words", pipelines["1"], folders)
+        insert_model(own, "plain", random_unet(np.random.default_rng(5)))
+        own.execute(f"alter database {name} set sql_diffusion.threads = 1".encode())
+        yield name
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    with ray_nodes.new_nodes() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own(db: str) -> Iterator[psycopg.Connection]:
+    """With a new table of wanted pictures, and none in it."""
+    with psycopg.connect(dbname=db, autocommit=True) as connection:
+        connection.execute("drop table if exists wanted")
+        connection.execute(
+            "create table wanted (id int primary key, seed bigint, prompt text, model text, picture bytea, painter int, "
+            "painted int not null default 0)"
+        )
+        yield connection
+
+
+GIVEN = ["run", "--query", QUERY, "--model", "plain", "--steps", STEPS, "--batch", 2]
+UPDATE_BY = UPDATE.replace("painted =", "painter = pg_backend_pid(), painted =")
+
+
+def test_pictures(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator) -> None:
+    """The same to the byte as in the server; a row that fails is told of in its words."""
+    want(own, 8, rng)
+    own.execute("update wanted set prompt = 'a moth, größer', model = 'words' where id % 3 = 0")
+    own.execute("update wanted set model = 'nobody' where id = 5")
+    query = QUERY.replace("id, seed", "id, seed, prompt, model")
+    given = ["run", "--query", query, "--update", UPDATE_BY, "--model", "plain", "--steps", 2, "--batch", 1]
+    result = command.run(db, *given, "--workers", 2, "--ray", nodes.address, RAY_USAGE_STATS_ENABLED="0")
+    assert result.stderr == 'sql-diffusion: id = 5: model "nobody" does not exist\n'
+    assert result.stdout == "Painted 7 rows, 1 could not be; the query gives 1 more\n"
+    assert result.returncode == 1
+    own.execute("delete from wanted where id = 5")
+    assert count(own, "painted = 1") == 7
+    alone = """select count(*) from wanted where picture = image_png(case model when 'words'
+                 then text_to_image(prompt, seed, 'words', num_inference_steps => 2)
+                 else ddpm_generate(seed, model => 'plain', num_inference_steps => 2) end)"""
+    assert own.execute(alone).fetchone() == (7,)
+    [(painter,)] = own.execute("select pg_backend_pid()").fetchall()
+    assert count(own, f"painter = {painter}") == 0
+
+
+@pytest.mark.parametrize("whole", [True, False] if STRESS else [True])
+def test_a_killed_node(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator, whole: bool) -> None:
+    """A node, its raylet and its worker, or the worker alone: the other paints all that is left."""
+    for _ in range(20 if STRESS else 1):
+        own.execute("truncate wanted")
+        want(own, 24, rng)
+        node = nodes.list_all_nodes()[1]
+        run = command.start(db, *GIVEN, "--update", UPDATE_BY, "--workers", 2, "--ray", nodes.address)
+        until(lambda: own.execute("select distinct painter from wanted where painted > 0").rowcount == 2)
+        [actor] = ray_nodes.actors_of(node)
+        for process in [ray_nodes.raylet_of(node), actor] if whole else [actor]:
+            os.kill(process, signal.SIGKILL)
+        out, err = run.communicate(timeout=60)
+        assert out == "Painted 24 rows; the query gives 0 more\n" or "is gone" in err
+        assert "Traceback" not in err
+        assert different(own, plain(STEPS)) == []
+        assert count(own, "picture is null") == 0
+        if whole:
+            nodes.remove_node(node, allow_graceful=False)
+            if STRESS:
+                ray_nodes.add_node(nodes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ray", "127.0.0.2:9"], "no connection to Ray at 127.0.0.2:9"),
+        (["--ray", "127.0.0.2:9", "--backend", "sql"], "backend is sql, which paints in the server alone"),
+    ],
+)
+def test_what_is_refused(db: str, own: psycopg.Connection, arguments: list[str], words: str) -> None:
+    own.execute("insert into wanted (id, seed) values (1, 1)")
+    result = command.run(db, *GIVEN, "--update", UPDATE, *arguments)
+    assert words in result.stderr
+    assert result.returncode in (2, 3)
+    assert count(own, "picture is null") == 1
