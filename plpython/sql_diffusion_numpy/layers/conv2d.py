@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
-from .group_norm import Norm, Statistics, channel_statistics, merge_statistics
+from .group_norm import Norm, Statistics, channel_statistics, lengthened, merge_statistics
 
 
 class Algorithm(NamedTuple):
@@ -289,17 +289,15 @@ def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
         )
 
 
-def _multiply(tiles: np.ndarray, weight: np.ndarray, name: str) -> np.ndarray:
-    """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out), in the workspace of this name."""
+def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray) -> None:
+    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out)."""
     points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
-    product = workspace(name, points, in_blocks, count, out_blocks * out_block)
     np.matmul(
         tiles.reshape(points, count, in_blocks, 1, in_block).transpose(0, 2, 3, 1, 4),
         weight,
         out=product.reshape(points, in_blocks, count, out_blocks, out_block).swapaxes(2, 3),
     )
-    return product.reshape(points * in_blocks, count, out_blocks * out_block)
 
 
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
@@ -403,21 +401,26 @@ def convolve(
                     transformed = workspace(next(scratch), len(points), many * across, ins)
                     _transform(points, tiles.reshape(size * size, -1), transformed.reshape(len(points), -1))
                     tiles = transformed
-                product = _multiply(tiles, part_weight, next(scratch))
-                if len(product) > 1:
-                    summed = workspace(next(scratch), out * out, many * across * wide)
-                    _transform(pixels, product.reshape(len(product), -1), summed)
-                    product = summed
-                product = product.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
                 begin, end = tile * out, min((tile + many) * out, out_height)
                 target = result[picture, begin:end, :, mine]
                 addend = (own_bias if bias is None else bias[picture])[mine]
-                if target.shape[0] == many * out and out_width == across * out:
-                    np.add(product, addend, out=target.reshape(many, out, across, out, wide))
+                if pixels.size == 1:  # what the product gives is the result
+                    flat = result[picture].reshape(-1, outs)[begin * out_width : end * out_width, mine]
+                    _multiply(tiles, part_weight, flat[None, None])
+                    long, addends = lengthened(flat, addend)
+                    np.add(long, addends, out=long)
                 else:
-                    whole = workspace(next(scratch), many, out, across, out, wide)
-                    np.add(product, addend, out=whole)
-                    target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
+                    product = workspace(next(scratch), len(tiles), in_blocks, many * across, wide)
+                    _multiply(tiles, part_weight, product)
+                    summed = workspace(next(scratch), out * out, many * across * wide)
+                    _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed)
+                    placed = summed.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
+                    if target.shape[0] == many * out and out_width == across * out:
+                        np.add(placed, addend, out=target.reshape(many, out, across, out, wide))
+                    else:
+                        whole = workspace(next(scratch), many, out, across, out, wide)
+                        np.add(placed, addend, out=whole)
+                        target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
                 if residual is not None:
                     np.add(target, residual[picture, begin:end, :, mine], out=target)
                 if output_scale != 1:

@@ -9,6 +9,7 @@ it.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,18 @@ def _ones(count: int) -> np.ndarray:
     return np.ones((1, count), np.float32)
 
 
+def lengthened(values: np.ndarray, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels, channels) and a vector of the channels, in rows that hold several pixels where a pixel has few channels:
+    NumPy begins a loop for each row."""
+    pixels, channels = values.shape
+    times = math.gcd(pixels, 32) if channels < 128 and values.flags.c_contiguous else 1
+    if times == 1:
+        return values, vector
+    repeated = workspace("vector", times, channels)
+    repeated[...] = vector
+    return values.reshape(-1, times * channels), repeated.reshape(-1)
+
+
 def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """(pixels, channels) -> pixels, mean and sum of squared deviations of each channel."""
     pixels, channels = values.shape
@@ -44,7 +57,8 @@ def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
     mean = np.matmul(ones, values)
     mean /= pixels
     centered = workspace("even", pixels, channels)
-    np.subtract(values, mean, out=centered)
+    long, means = lengthened(values, mean[0])
+    np.subtract(long, means, out=centered.reshape(long.shape))
     np.multiply(centered, centered, out=centered)
     return pixels, mean[0].astype(np.float64), np.matmul(ones, centered)[0].astype(np.float64)
 
