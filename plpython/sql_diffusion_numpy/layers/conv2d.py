@@ -15,6 +15,7 @@ its entries. What differs is the matrices:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -133,6 +134,7 @@ def _block(channels: int, most: int) -> int:
 
 
 _SMALL = 1 << 17  # weights of a point whose products are small ones
+_SMALL_PRODUCT = 1_000_000  # M * N * K of a product that OpenBLAS does not copy for
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
@@ -228,8 +230,11 @@ def statistics_of(activation: Activation) -> Statistics:
 
 # Values that are worked on at a time, so that they stay in the cache between one operation and the next
 _CACHED = 1 << 16  # of a norm
-_TOGETHER = 1 << 17  # of a product
+_TOGETHER = 1 << 18  # of a product
 _PADDED = 1 << 18  # of the input
+
+# Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
+_WORTH, _PASSES = 20_000_000, 100
 
 
 def _read_rows(
@@ -289,14 +294,22 @@ def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
         )
 
 
+@functools.cache
+def _fitting(count: int, most: int) -> int:
+    """The largest divisor of count that is at most so many; count itself where there is no fair one."""
+    best = max((size for size in range(1, min(count, most) + 1) if count % size == 0), default=count)
+    return best if 2 * best >= min(count, most) else count
+
+
 def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray) -> None:
     """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out)."""
     points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
+    some = _fitting(count, _SMALL_PRODUCT // (in_block * out_block))
     np.matmul(
-        tiles.reshape(points, count, in_blocks, 1, in_block).transpose(0, 2, 3, 1, 4),
-        weight,
-        out=product.reshape(points, in_blocks, count, out_blocks, out_block).swapaxes(2, 3),
+        tiles.reshape(points, -1, some, in_blocks, 1, in_block).transpose(0, 3, 4, 1, 2, 5),
+        weight[:, :, :, None],
+        out=product.reshape(points, in_blocks, -1, some, out_blocks, out_block).transpose(0, 1, 4, 2, 3, 5),
     )
 
 
@@ -351,14 +364,15 @@ def convolve(
     # and products below 10^6 (lay_out_weight).
     row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
     most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
-    most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
     if in_block * outs > _SMALL:
         most = max(1, 256 // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
-    count, all_rows, all_blocks = get_count(), (0, batch * down), (0, out_blocks)
+    taps = size * size if points is None else algorithm.g.shape[1] ** 2
+    work = batch * out_height * out_width * (taps * ins * outs + _PASSES * (ins + outs))
+    count, all_rows, all_blocks = max(1, min(get_count(), work // _WORTH)), (0, batch * down), (0, out_blocks)
     if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
         parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
     else:
