@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
-from .group_norm import Norm, Statistics, channel_statistics, lengthened, merge_statistics
+from .group_norm import Norm, Statistics, channel_statistics, merge_statistics, pixels_a_row, repeated
 
 
 class Algorithm(NamedTuple):
@@ -329,6 +329,25 @@ def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
     return out
 
 
+class _Chunk(NamedTuple):
+    """Tile rows of a picture that are worked on at a time."""
+
+    picture: int
+    begin: int
+    end: int
+
+
+def _chunks(begin: int, end: int, down: int, most: int) -> list[_Chunk]:
+    """From tile row begin to end of all pictures, down in each, in chunks of a picture of at most so many."""
+    chunks = []
+    while begin < end:
+        picture, first = divmod(begin, down)
+        rows = min(down - first, end - begin)
+        chunks += [_Chunk(picture, first + some, first + stop) for some, stop in share(rows, -(-rows // most))]
+        begin += rows
+    return chunks
+
+
 def convolve(
     activation: Activation,
     convolution: Convolution,
@@ -363,31 +382,36 @@ def convolve(
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
     row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
-    most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
-    if in_block * outs > _SMALL:
-        most = max(1, 256 // across)
+    most = max(1, _TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
+    small = in_block * outs <= _SMALL
+    # An even number of them, for the threads
+    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, 256 // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
     taps = size * size if points is None else algorithm.g.shape[1] ** 2
-    work = batch * out_height * out_width * (taps * ins * outs + _PASSES * (ins + outs))
-    count, all_rows, all_blocks = max(1, min(get_count(), work // _WORTH)), (0, batch * down), (0, out_blocks)
+    cost = batch * out_height * out_width * (taps * ins * outs + _PASSES * (ins + outs))
+    count, all_rows, all_blocks = max(1, min(get_count(), cost // _WORTH)), (0, batch * down), (0, out_blocks)
     if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
-        parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
+        parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
+    elif small:  # the same chunks whatever the batch and the threads, so that sums are the same to the bit
+        chunks = _chunks(*all_rows, down, most)
+        parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
     else:
-        parts = [(rows, all_blocks) for rows in share(batch * down, count)]
+        parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
     # of each part, for each picture: (pixels, mean, deviation) of its channels
     taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
 
     def work(part: int) -> None:
-        (position, last), blocks = parts[part]
+        chunks, blocks = parts[part]
         part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
         wide = mine.stop - mine.start
-        while position < last:
-            picture, first = divmod(position, down)
-            stop = min(down, first + last - position, first + read_at_once)
-            position += stop - first
+        while chunks:
+            picture, first, _ = chunks[0]
+            together = [each for each in chunks if each.picture == picture and each.end - first <= read_at_once]
+            chunks = chunks[len(together) :]
+            stop = together[-1].end
             rows = (stop - first - 1) * step + size
             padded = None
             if size == 1 and step == 1 and norm is None and len(activation) == 1:
@@ -395,9 +419,9 @@ def convolve(
             else:
                 lines = padded = workspace("padded", rows, columns, ins)
                 _read_rows(padded, activation, norm, picture, first * step - top, left)
-            for tile, end in share(stop - first, -(-(stop - first) // most)):
+            for _, tile, tile_end in together:
                 check_point(part)
-                tile, many = first + tile, end - tile
+                many = tile_end - tile
                 block = lines[(tile - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote
                 row, column, channel = block.strides
@@ -421,8 +445,9 @@ def convolve(
                 if pixels.size == 1:  # what the product gives is the result
                     flat = result[picture].reshape(-1, outs)[begin * out_width : end * out_width, mine]
                     _multiply(tiles, part_weight, flat[None, None])
-                    long, addends = lengthened(flat, addend)
-                    np.add(long, addends, out=long)
+                    times = pixels_a_row(flat)
+                    long = flat.reshape(-1, times * wide)
+                    np.add(long, repeated(addend, times), out=long)
                 else:
                     product = workspace(next(scratch), len(tiles), in_blocks, many * across, wide)
                     _multiply(tiles, part_weight, product)
