@@ -54,6 +54,8 @@ Function = Callable[..., Any]
 # is.
 OURS = ("22023", "42704", "55000", "0A000")
 
+MANY = 256  # elements of an array whose texts are worth making all at once
+
 
 def postgres_error(plpy: Any, error: Exception) -> Exception:
     """The error as PostgreSQL is to show it.
@@ -92,10 +94,12 @@ def errors(plpy: Any) -> Iterator[None]:
 def as_lists(value: Any) -> Any:
     """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
 
-    The lists hold NumPy's numbers: the text of a float32, through which they go, is half as long as that of a float of
-    Python, and as exact.
+    PL/Python makes numbers of the text of what the lists hold, so that is what they hold of a large array.
     """
     if isinstance(value, np.ndarray):
+        if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
+            return tensor_functions.written(value).tolist()
+        # NumPy's numbers: the text of a float32 is half as long as that of a float of Python, and as exact.
         return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
     if isinstance(value, dict):
         return {name: as_lists(part) for name, part in value.items()}

@@ -34,6 +34,32 @@ def tensor(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
     return array
 
 
+def _four_letters(texts: list[str]) -> np.ndarray:
+    return np.frombuffer("".join(texts).encode(), np.uint32)
+
+
+_HEADS = _four_letters(["+0x0", "+0x1", "-0x0", "-0x1"])
+_FIRST_DIGITS = _four_letters([f".{number:03x}" for number in range(1 << 12)])
+_LAST_DIGITS = _four_letters([f"{number:03x}p" for number in range(1 << 12)])
+_EXPONENTS = _four_letters([f"{max(exponent, 1) - 127:+04d}" for exponent in range(255)])
+
+
+def written(array: np.ndarray) -> np.ndarray:
+    """The text of finite float32 numbers, exactly, as C writes them in hexadecimal: +0x1.800000p+003 is 12."""
+    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+    exponent, fraction = bits >> 23 & 255, bits << 1 & 0xFFFFFF
+    letters = np.empty((len(bits), 4), np.uint32)
+    # What is too small for a leading 1 has the exponent 0.
+    for place, (texts, number) in enumerate((
+        (_HEADS, 2 * (bits >> 31) + (exponent > 0)),
+        (_FIRST_DIGITS, fraction >> 12),
+        (_LAST_DIGITS, fraction & 0xFFF),
+        (_EXPONENTS, exponent),
+    )):  # fmt: skip
+        letters[:, place] = texts[number]
+    return letters.view(np.uint8).astype(np.uint32).view("U16").reshape(array.shape)
+
+
 def check_values(array: np.ndarray, name: str, value: Any = None) -> None:
     """Refuse NaN and infinite values, and null elements of the nested list that the array was made of."""
     if not np.isfinite(array).all():
