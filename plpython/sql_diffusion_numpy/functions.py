@@ -54,7 +54,7 @@ Function = Callable[..., Any]
 # is.
 OURS = ("22023", "42704", "55000", "0A000")
 
-MANY = 256  # elements of an array whose texts are worth making all at once
+MANY, AT_ONCE = 256, 1 << 15  # elements of an array whose texts are worth making all at once, and at most
 
 
 def postgres_error(plpy: Any, error: Exception) -> Exception:
@@ -94,13 +94,15 @@ def errors(plpy: Any) -> Iterator[None]:
 def as_lists(value: Any) -> Any:
     """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
 
-    PL/Python makes numbers of the text of what the lists hold, so that is what they hold of a large array.
+    PL/Python makes numbers of the texts of what the lists hold: so texts are what they hold of a large array, and of others
+    NumPy's numbers, whose text is half as long as that of a float of Python, and as exact.
     """
     if isinstance(value, np.ndarray):
+        if value.ndim > 2 or (value.size > AT_ONCE and value.ndim > 1):
+            return [as_lists(part) for part in value]
         if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
             return tensor_functions.written(value).tolist()
-        # NumPy's numbers: the text of a float32 is half as long as that of a float of Python, and as exact.
-        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+        return list(value) if value.ndim == 1 else [list(part) for part in value]
     if isinstance(value, dict):
         return {name: as_lists(part) for name, part in value.items()}
     return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
