@@ -54,6 +54,8 @@ Function = Callable[..., Any]
 # all, is PostgreSQL's own and passes as it is.
 OURS = ("22023", "42704", "55000", "0A000", "42501")
 
+MANY, AT_ONCE = 256, 1 << 15  # elements of an array whose texts are worth making all at once, and at most
+
 
 def postgres_error(plpy: Any, error: Exception) -> Exception:
     """The error as PostgreSQL is to show it.
@@ -92,11 +94,15 @@ def errors(plpy: Any) -> Iterator[None]:
 def as_lists(value: Any) -> Any:
     """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
 
-    The lists hold NumPy's numbers: the text of a float32, through which they go, is half as long as that of a float of
-    Python, and as exact.
+    PL/Python makes numbers of the texts of what the lists hold: so texts are what they hold of a large array, and of others
+    NumPy's numbers, whose text is half as long as that of a float of Python, and as exact.
     """
     if isinstance(value, np.ndarray):
-        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+        if value.ndim > 2 or (value.size > AT_ONCE and value.ndim > 1):
+            return [as_lists(part) for part in value]
+        if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
+            return tensor_functions.written(value).tolist()
+        return list(value) if value.ndim == 1 else [list(part) for part in value]
     if isinstance(value, dict):
         return {name: as_lists(part) for name, part in value.items()}
     return tuple(map(as_lists, value)) if isinstance(value, tuple) else value

@@ -26,6 +26,8 @@ from .layers.modules import (
     Read,
     Value,
     joined,
+    normed_steps,
+    passing_steps,
     plain,
     vector_value,
 )
@@ -74,7 +76,7 @@ def assemble_network(layout: Layout) -> Network:
         name: assemble(ALGORITHMS[algorithm], arrays[name + ".weight"], arrays[name + ".bias"], padding)
         for name, (algorithm, padding) in layout.convolutions.items()
     }
-    return Network(layout.plan, convolutions, arrays, NUMPY)
+    return Network(layout.plan, convolutions, arrays, NUMPY, normed_steps(layout.plan), passing_steps(layout.plan))
 
 
 def input_value(tensor: np.ndarray) -> Value:

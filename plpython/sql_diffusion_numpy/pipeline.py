@@ -13,6 +13,7 @@ from . import random
 from .layers.modules import Network
 from .network import run
 from .schedulers import ScheduleStep, add_noise, scaled, scheduler_step
+from .threads import get_count, parallel, share
 
 
 def denormalize(sample: np.ndarray) -> np.ndarray:
@@ -106,8 +107,13 @@ class Streams:
     def draw(self, shape: Sequence[int]) -> np.ndarray:
         """(batch, *shape)"""
         noise = np.empty((len(self.generators), *shape), np.float32)
-        for number, generator in enumerate(self.generators):
-            noise[number], self.generators[number] = random.randn(generator, list(shape))
+        parts = share(len(noise), get_count())
+
+        def work(part: int) -> None:
+            for number in range(*parts[part]):
+                noise[number], self.generators[number] = random.randn(self.generators[number], list(shape))
+
+        parallel(work, len(parts))
         return noise
 
 

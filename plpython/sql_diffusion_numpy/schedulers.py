@@ -52,6 +52,28 @@ def scheduler_step(
     model_output may have twice the channels: the output, and behind it how much noise each value is to get, from -1 to 1.
     noise is there where the step draws it. memory is (tensors, batch, ...), what the step before gave to remember, None at first.
     """
+    pictures = [slice(number, number + 1) for number in range(len(sample))]  # one at a time, which the cache holds
+    updates = [
+        _update(
+            model_output[one],
+            sample[one],
+            None if noise is None else noise[one],
+            step,
+            None if memory is None else memory[:, one],
+        )
+        for one in pictures
+    ]
+    previous, original, kept = zip(*updates, strict=True)
+    return np.concatenate(previous), np.concatenate(original), np.concatenate(kept, 1) if step.memory_update else None
+
+
+def _update(
+    model_output: np.ndarray,
+    sample: np.ndarray,
+    noise: np.ndarray | None,
+    step: ScheduleStep,
+    memory: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     model_output, variance = model_output[:, : sample.shape[1]], model_output[:, sample.shape[1] :]
     x, output = sample.astype(np.float64), model_output.astype(np.float64)
     original = step.original_from_sample * x + step.original_from_output * model_output
@@ -71,7 +93,7 @@ def scheduler_step(
         sum(coefficient * tensor for coefficient, tensor in zip(row, (original, x, output, *remembered), strict=False))
         for row in step.memory_update
     ]
-    return previous.astype(F), original.astype(F), np.array(kept, F) if kept else None
+    return previous.astype(F), original.astype(F), np.array(kept, F)
 
 
 def _noise_coefficient(step: ScheduleStep, variance: np.ndarray) -> np.ndarray | float:

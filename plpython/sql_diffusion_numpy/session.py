@@ -13,6 +13,7 @@ from typing import Any
 from . import memory, threads
 from .errors import fail
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
 _plans: dict[str, Any] = {}
@@ -51,6 +52,7 @@ def begin(plpy: Any) -> bool:
     sizes = [_bytes(settings[name]) for name in ("memory", "most_memory") if settings[name] is not None]
     memory.set_limit(min(sizes, default=None))
     threads.set_check(functools.partial(cancel_point, plpy))
+    keep_memory()
     return bool(settings["progress"])
 
 
@@ -65,6 +67,16 @@ def _bytes(written: str) -> int:
     if size is None:
         fail(f"sql_diffusion.memory_limit is '{written}', expected a number of kB, MB, GB or TB, as 2GB")
     return int(size[1]) << {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]]
+
+
+def keep_memory() -> None:
+    """What a layer frees is there for the next one: glibc would hand it to the system, which clears each page anew.
+
+    Larger arrays go back at once, as ever, so that none of them waits behind a small one.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        for option, size in ((M_MMAP_THRESHOLD, 16 << 20), (M_TRIM_THRESHOLD, 64 << 20)):
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 def give_memory_back() -> None:

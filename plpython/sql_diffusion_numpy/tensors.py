@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,35 @@ def tensor(value: Any, name: str, dimensions: str | None = None) -> np.ndarray:
             plural = "s" if rank > 1 else ""
             fail(f"{name} has shape {braces(array.shape)}, expected {rank} dimension{plural} ({dimensions})")
     return array
+
+
+@functools.cache
+def _letters() -> list[np.ndarray]:
+    """What written puts together, four letters at a time: sign and first digit, four digits, last digit and exponent."""
+
+    def table(texts: list[str]) -> np.ndarray:
+        return np.frombuffer("".join(texts).encode(), np.uint32)
+
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    powers = [f"{max(exponent, 1) - 150:+04d}" for exponent in range(256)]
+    return [
+        table([f"{sign}0x{digit:x}" for sign in "+-" for digit in range(16)]),
+        digits[np.arange(1 << 16)[:, None] >> [12, 8, 4, 0] & 15].view(np.uint32)[:, 0],
+        table([f"{digit:x}p{power[:2]}" for digit in range(16) for power in powers]),
+        table([f"{power[2:]}\0\0" for power in powers]),
+    ]
+
+
+def written(array: np.ndarray) -> np.ndarray:
+    """The text of finite float32 numbers, exactly, as C writes them in hexadecimal: +0xc00000p-020 is 12."""
+    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+    exponent = bits >> 23 & 255
+    whole = bits & 0x7FFFFF | (exponent > 0).astype(np.uint32) << 23  # what is very small has no leading 1
+    places = (bits >> 27 & 16 | whole >> 20, whole >> 4 & 0xFFFF, (whole & 15) << 8 | exponent, exponent)
+    letters = np.empty((len(bits), 4), np.uint32)
+    for place, (table, numbers) in enumerate(zip(_letters(), places, strict=True)):
+        letters[:, place] = table[numbers]
+    return letters.view(np.uint8).astype(np.uint32).view("U16").reshape(array.shape)
 
 
 def check_values(array: np.ndarray, name: str, value: Any = None) -> None:

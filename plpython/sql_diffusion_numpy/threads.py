@@ -7,6 +7,7 @@ shared out, the 36 of them are not, and copies, norms and exponentials are share
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -14,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 Task = Callable[[int], Any]
@@ -56,7 +56,7 @@ _checked = 0.0  # when it was called last
 _ended = False  # whether it has raised, so that the other threads end too
 
 
-@contextmanager
+@contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
     """Threads begun in here get no signals: the server's handlers belong to its main thread."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -161,8 +161,9 @@ _workspaces = threading.local()
 def workspace(name: str, *shape: int) -> Any:
     """An uninitialised float32 array of this thread, the same memory at each call with the same name.
 
-    It is mapped, not allocated, so that what was too small goes back to the system when it grows. Each begins at another
-    place in its page: loads from one and stores to another at the same place hold each other up.
+    It is mapped, not allocated, so that what was too small goes back to the system when it grows; in large pages, where
+    there are any. Each begins at another place in its page: loads from one and stores to another at the same place hold
+    each other up.
     """
     import numpy
 
@@ -173,7 +174,11 @@ def workspace(name: str, *shape: int) -> Any:
     flat = store.get(name)
     if flat is None or flat.size < size:
         offset = 1088 * len(store) % mmap.PAGESIZE
-        flat = store[name] = numpy.frombuffer(mmap.mmap(-1, 4 * size + offset), numpy.float32, offset=offset)
+        mapped = mmap.mmap(-1, 4 * size + offset, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                mapped.madvise(mmap.MADV_HUGEPAGE)
+        flat = store[name] = numpy.frombuffer(mapped, numpy.float32, offset=offset)
     return flat[:size].reshape(shape)
 
 

@@ -15,6 +15,7 @@ its entries. What differs is the matrices:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
-from .group_norm import Norm, Statistics, channel_statistics, merge_statistics
+from .group_norm import Norm, Statistics, channel_statistics, merge_statistics, pixels_a_row, repeated
 
 
 class Algorithm(NamedTuple):
@@ -133,6 +134,7 @@ def _block(channels: int, most: int) -> int:
 
 
 _SMALL = 1 << 17  # weights of a point whose products are small ones
+_SMALL_PRODUCT = 1_000_000  # M * N * K of a product that OpenBLAS does not copy for
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
@@ -228,8 +230,11 @@ def statistics_of(activation: Activation) -> Statistics:
 
 # Values that are worked on at a time, so that they stay in the cache between one operation and the next
 _CACHED = 1 << 16  # of a norm
-_TOGETHER = 1 << 17  # of a product
+_TOGETHER = 1 << 18  # of a product
 _PADDED = 1 << 18  # of the input
+
+# Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
+_WORTH, _PASSES = 20_000_000, 100
 
 
 def _read_rows(
@@ -289,17 +294,23 @@ def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
         )
 
 
-def _multiply(tiles: np.ndarray, weight: np.ndarray, name: str) -> np.ndarray:
-    """(points, tiles, in) times the laid-out weight -> (points * in blocks, tiles, out), in the workspace of this name."""
+@functools.cache
+def _fitting(count: int, most: int) -> int:
+    """The largest divisor of count that is at most so many; count itself where there is no fair one."""
+    best = max((size for size in range(1, min(count, most) + 1) if count % size == 0), default=count)
+    return best if 2 * best >= min(count, most) else count
+
+
+def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray) -> None:
+    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out)."""
     points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
-    product = workspace(name, points, in_blocks, count, out_blocks * out_block)
+    some = _fitting(count, _SMALL_PRODUCT // (in_block * out_block))
     np.matmul(
-        tiles.reshape(points, count, in_blocks, 1, in_block).transpose(0, 2, 3, 1, 4),
-        weight,
-        out=product.reshape(points, in_blocks, count, out_blocks, out_block).swapaxes(2, 3),
+        tiles.reshape(points, -1, some, in_blocks, 1, in_block).transpose(0, 3, 4, 1, 2, 5),
+        weight[:, :, :, None],
+        out=product.reshape(points, in_blocks, -1, some, out_blocks, out_block).transpose(0, 1, 4, 2, 3, 5),
     )
-    return product.reshape(points * in_blocks, count, out_blocks * out_block)
 
 
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
@@ -316,6 +327,25 @@ def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
 
     parallel(work, len(parts))
     return out
+
+
+class _Chunk(NamedTuple):
+    """Tile rows of a picture that are worked on at a time."""
+
+    picture: int
+    begin: int
+    end: int
+
+
+def _chunks(begin: int, end: int, down: int, most: int) -> list[_Chunk]:
+    """From tile row begin to end of all pictures, down in each, in chunks of a picture of at most so many."""
+    chunks = []
+    while begin < end:
+        picture, first = divmod(begin, down)
+        rows = min(down - first, end - begin)
+        chunks += [_Chunk(picture, first + some, first + stop) for some, stop in share(rows, -(-rows // most))]
+        begin += rows
+    return chunks
 
 
 def convolve(
@@ -352,30 +382,36 @@ def convolve(
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
     row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
-    most = max(_TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
-    most = max(1, min(most, 1_000_000 // (across * in_block * out_block)))
-    if in_block * outs > _SMALL:
-        most = max(1, 256 // across)
+    most = max(1, _TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
+    small = in_block * outs <= _SMALL
+    # An even number of them, for the threads
+    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, 256 // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
     # Threads share out the tile rows; where tiles are so few that fetching weights is what takes time, the weights.
-    count, all_rows, all_blocks = get_count(), (0, batch * down), (0, out_blocks)
+    taps = size * size if points is None else algorithm.g.shape[1] ** 2
+    cost = batch * out_height * out_width * (taps * ins * outs + _PASSES * (ins + outs))
+    count, all_rows, all_blocks = max(1, min(get_count(), cost // _WORTH)), (0, batch * down), (0, out_blocks)
     if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
-        parts = [(all_rows, blocks) for blocks in share(out_blocks, count)]
+        parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
+    elif small:  # the same chunks whatever the batch and the threads, so that sums are the same to the bit
+        chunks = _chunks(*all_rows, down, most)
+        parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
     else:
-        parts = [(rows, all_blocks) for rows in share(batch * down, count)]
+        parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
     # of each part, for each picture: (pixels, mean, deviation) of its channels
     taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
 
     def work(part: int) -> None:
-        (position, last), blocks = parts[part]
+        chunks, blocks = parts[part]
         part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
         wide = mine.stop - mine.start
-        while position < last:
-            picture, first = divmod(position, down)
-            stop = min(down, first + last - position, first + read_at_once)
-            position += stop - first
+        while chunks:
+            picture, first, _ = chunks[0]
+            together = [each for each in chunks if each.picture == picture and each.end - first <= read_at_once]
+            chunks = chunks[len(together) :]
+            stop = together[-1].end
             rows = (stop - first - 1) * step + size
             padded = None
             if size == 1 and step == 1 and norm is None and len(activation) == 1:
@@ -383,9 +419,9 @@ def convolve(
             else:
                 lines = padded = workspace("padded", rows, columns, ins)
                 _read_rows(padded, activation, norm, picture, first * step - top, left)
-            for tile, end in share(stop - first, -(-(stop - first) // most)):
+            for _, tile, tile_end in together:
                 check_point(part)
-                tile, many = first + tile, end - tile
+                many = tile_end - tile
                 block = lines[(tile - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote
                 row, column, channel = block.strides
@@ -403,21 +439,27 @@ def convolve(
                     transformed = workspace(next(scratch), len(points), many * across, ins)
                     _transform(points, tiles.reshape(size * size, -1), transformed.reshape(len(points), -1))
                     tiles = transformed
-                product = _multiply(tiles, part_weight, next(scratch))
-                if len(product) > 1:
-                    summed = workspace(next(scratch), out * out, many * across * wide)
-                    _transform(pixels, product.reshape(len(product), -1), summed)
-                    product = summed
-                product = product.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
                 begin, end = tile * out, min((tile + many) * out, out_height)
                 target = result[picture, begin:end, :, mine]
                 addend = (own_bias if bias is None else bias[picture])[mine]
-                if target.shape[0] == many * out and out_width == across * out:
-                    np.add(product, addend, out=target.reshape(many, out, across, out, wide))
+                if pixels.size == 1:  # what the product gives is the result
+                    flat = result[picture].reshape(-1, outs)[begin * out_width : end * out_width, mine]
+                    _multiply(tiles, part_weight, flat[None, None])
+                    times = pixels_a_row(flat)
+                    long = flat.reshape(-1, times * wide)
+                    np.add(long, repeated(addend, times), out=long)
                 else:
-                    whole = workspace(next(scratch), many, out, across, out, wide)
-                    np.add(product, addend, out=whole)
-                    target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
+                    product = workspace(next(scratch), len(tiles), in_blocks, many * across, wide)
+                    _multiply(tiles, part_weight, product)
+                    summed = workspace(next(scratch), out * out, many * across * wide)
+                    _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed)
+                    placed = summed.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
+                    if target.shape[0] == many * out and out_width == across * out:
+                        np.add(placed, addend, out=target.reshape(many, out, across, out, wide))
+                    else:
+                        whole = workspace(next(scratch), many, out, across, out, wide)
+                        np.add(placed, addend, out=whole)
+                        target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
                 if residual is not None:
                     np.add(target, residual[picture, begin:end, :, mine], out=target)
                 if output_scale != 1:

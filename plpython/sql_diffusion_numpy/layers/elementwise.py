@@ -30,7 +30,8 @@ def apply(function: Callable[..., None], out: np.ndarray, *inputs: np.ndarray) -
     return out
 
 
-def activate(function: Elementwise, input: np.ndarray) -> np.ndarray:
-    """function of every element of an array of any shape."""
-    flat = np.ascontiguousarray(input).reshape(-1, 1)
-    return apply(function, np.empty_like(flat), flat).reshape(input.shape)
+def activate(function: Callable[..., None], *inputs: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """function of every element of arrays of one shape, whichever; out, which is contiguous, may be one of them."""
+    flat = [np.ascontiguousarray(input).reshape(-1, 1) for input in inputs]
+    result = np.empty_like(flat[0]) if out is None else out.reshape(-1, 1)
+    return apply(function, result, *flat).reshape(inputs[0].shape)

@@ -9,6 +9,7 @@ it.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,16 +38,31 @@ def _ones(count: int) -> np.ndarray:
     return np.ones((1, count), np.float32)
 
 
+def pixels_a_row(values: np.ndarray) -> int:
+    """How many pixels of (pixels, channels) make a row that is worth a loop of NumPy's, where a pixel has few channels."""
+    pixels, channels = values.shape
+    return math.gcd(pixels, 32) if channels < 128 and values.flags.c_contiguous else 1
+
+
+def repeated(vector: np.ndarray, times: int) -> np.ndarray:
+    """(channels) as often as there are pixels in a row, float32."""
+    row = workspace("vector", times, len(vector))
+    row[...] = vector
+    return row.reshape(-1)
+
+
 def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """(pixels, channels) -> pixels, mean and sum of squared deviations of each channel."""
     pixels, channels = values.shape
-    ones = _ones(pixels)
-    mean = np.matmul(ones, values)
-    mean /= pixels
-    centered = workspace("even", pixels, channels)
-    np.subtract(values, mean, out=centered)
+    times = pixels_a_row(values)
+    long = values.reshape(-1, times * channels)
+    ones = _ones(len(long))
+    # What few channels have is summed in several sums, which are as much more accurate.
+    mean = np.add.reduce(np.matmul(ones, long).reshape(times, channels), dtype=np.float64) / pixels
+    centered = workspace("even", *long.shape)
+    np.subtract(long, repeated(mean, times), out=centered)
     np.multiply(centered, centered, out=centered)
-    return pixels, mean[0].astype(np.float64), np.matmul(ones, centered)[0].astype(np.float64)
+    return pixels, mean, np.add.reduce(np.matmul(ones, centered).reshape(times, channels), dtype=np.float64)
 
 
 def merge_statistics(parts: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,8 @@ class Network(NamedTuple):
     convolutions: dict[str, Convolution]
     arrays: Arrays
     engine: Engine
+    normed: frozenset[int]  # steps whose results a group norm reads, which wants their statistics
+    passing: frozenset[int]  # steps whose results one later step takes and may write over
 
     @property
     def kernels(self) -> int:
@@ -89,6 +91,24 @@ class Normalized(NamedTuple):
 
 
 Value = Activation | Normalized  # what goes from step to step, and lasts as long as a later step takes it
+
+
+# What begins with a group norm, and what makes an array that nothing else holds
+_NORMS = ("group_norm", "resnet_block", "attention_block")
+_MAKERS = ("conv2d", "linear", "add", "relu", "resnet_block", "downsample", "upsample")
+
+
+def normed_steps(plan: list[PlanRow]) -> frozenset[int]:
+    found = set[int]()
+    for row in reversed(plan):
+        if row.operation in _NORMS or (row.operation == "concatenate" and row.step in found):
+            found.update(row.inputs)
+    return frozenset(found)
+
+
+def passing_steps(plan: list[PlanRow]) -> frozenset[int]:
+    taken = [step for row in plan for step in row.inputs]
+    return frozenset(row.step for row in plan if row.operation in _MAKERS and taken.count(row.step) == 1)
 
 
 def with_norm(value: Value) -> tuple[Activation, Norm | None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from .elementwise import activate
+
 
 def relu_into(x: np.ndarray, out: np.ndarray) -> None:
     np.maximum(x, np.float32(0), out=out)
 
 
-def relu(input: np.ndarray) -> np.ndarray:
-    """Any shape, float32."""
-    return np.maximum(input, np.float32(0))
+def relu(input: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Any shape, float32; out may be the input itself."""
+    return activate(relu_into, input, out=out)

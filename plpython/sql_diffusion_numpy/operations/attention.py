@@ -26,4 +26,5 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
         residual=joined(plain(inputs[1])),
         is_causal=settings.get("is_causal", False),
         projections=settings["projections"],
+        statistics=row.step in network.normed,
     )

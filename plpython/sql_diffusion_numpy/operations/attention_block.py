@@ -27,4 +27,5 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
         norm=norm,
         residual=joined(activation),
         output_scale=1 / settings["output_scale_factor"],
+        statistics=row.step in network.normed,
     )

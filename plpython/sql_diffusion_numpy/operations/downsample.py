@@ -16,4 +16,5 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    return convolve(plain(inputs[0]), network.convolutions[f"{row.key}.conv"])
+    convolution = network.convolutions[f"{row.key}.conv"]
+    return convolve(plain(inputs[0]), convolution, statistics=row.step in network.normed)

@@ -60,4 +60,5 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
         return [Piece(hidden if len(inputs) == 1 else hidden + joined(plain(inputs[1])), None)]
     activation, norm = with_norm(inputs[0])
     residual = joined(plain(inputs[1])) if len(inputs) > 1 else None
-    return convolve(activation, network.convolutions[row.key], norm, residual=residual)
+    statistics = row.step in network.normed
+    return convolve(activation, network.convolutions[row.key], norm, residual=residual, statistics=statistics)

@@ -10,4 +10,5 @@ from ..layers.relu import relu
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    return [Piece(relu(joined(plain(inputs[0]))), None)]
+    values = joined(plain(inputs[0]))
+    return [Piece(relu(values, out=values if row.inputs[0] in network.passing else None), None)]

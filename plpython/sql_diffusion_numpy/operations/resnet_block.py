@@ -130,4 +130,5 @@ def resnet_block(network: Network, row: PlanRow, activation: Activation, project
         norm = Norm(norm.scale * (1 + scale), norm.shift * (1 + scale) + shift, is_silu)
     if not is_silu:
         hidden, norm = activated(hidden, norm, non_linearity), None
-    return convolve(hidden, conv2, norm, residual=added, output_scale=1 / settings["output_scale_factor"])
+    output_scale, statistics = 1 / settings["output_scale_factor"], row.step in network.normed
+    return convolve(hidden, conv2, norm, residual=added, output_scale=output_scale, statistics=statistics)
