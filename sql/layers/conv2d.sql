@@ -387,21 +387,23 @@ return (
            (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(((pixel.element + coalesce(pixel.residual::float8, 0)) * output_scale + 1e-29 - 1e-29)::real), output.height * output.width),
                                          output.height, output.width)
             from (select unnest((select array_agg(pixel.element)
-                                 from (select unnest((band.maps).planes[o:o]) as element
-                                       from generate_series(1, array_length(weight, 1)) o,
-                                            (select start,
-                                                    sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
-                                                                                 weight, bias, stride, 0, name, corrected => corrected) as maps
-                                             from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
-                                                                                                      from (select unnest(case when norm is null then (input).planes
-                                                                                                                               else sql_diffusion.group_norm_planes((input).planes, norm)
-                                                                                                                          end) as element) elements),
-                                                                                                     array[array_length((input).planes, 1), (input).height, (input).width]),
-                                                                            padding, padding, padding, padding) as image offset 0) padded,
-                                                  generate_series(0, output.height - 1, output.rows) start,
-                                                  lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
-                                             offset 0) band
-                                       order by o, band.start) pixel)) as element,
+                                 from (select unnest(piece.pixels) as element
+                                       from (select (band.maps).planes[o:o] as pixels
+                                             from (select start,
+                                                          sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
+                                                                                       weight, bias, stride, 0, name, corrected => corrected) as maps
+                                                   from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
+                                                                                                            from (select unnest(case when norm is null then (input).planes
+                                                                                                                                     else sql_diffusion.group_norm_planes((input).planes, norm)
+                                                                                                                                end) as element) elements),
+                                                                                                           array[array_length((input).planes, 1), (input).height, (input).width]),
+                                                                                  padding, padding, padding, padding) as image offset 0) padded,
+                                                        generate_series(0, output.height - 1, output.rows) start,
+                                                        lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
+                                                   offset 0) band,
+                                                  generate_series(1, array_length(weight, 1)) o
+                                             order by o, band.start
+                                             offset 0) piece) pixel)) as element,
                          unnest(residual) as residual) pixel)
          end
   from (select coalesce(array_length(weight, 3), 1) as height, coalesce(array_length(weight, 4), 1) as width offset 0) kernel,
