@@ -287,12 +287,12 @@ begin atomic
        cross join lateral (select sql_diffusion.worth_two_workers(cardinality(weight) * 600::float8
                                     + array_length(weight, 1)::float8 * cardinality(operand.planes) * (input).height * (input).width * (9 + layer.kernel_height * layer.kernel_width)) as dear offset 0) cost
        cross join lateral (select case
-                                  when cost.dear
+                                  when cost.dear  -- what may lie in a temporary table is fetched here: a worker cannot read that
                                   then (select row(sql_diffusion.array_cat_agg((c.maps).planes order by c.share), operand.height, operand.width,
                                                    sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
                                                    sql_diffusion.array_cat_agg((c.maps).low order by c.share), sql_diffusion.array_cat_agg((c.maps).high order by c.share))::sql_diffusion.feature_maps
-                                        from sql_diffusion.conv2d_out_channels_parallel(weight, layer.largest, kernel.row_stride, operand.planes, operand.rest, operand.unit, operand.slots,
-                                                                                        operand.height, operand.width, bias, residual, output_scale) c)
+                                        from sql_diffusion.conv2d_out_channels_parallel(weight || '{}'::real[], layer.largest, kernel.row_stride, operand.planes, operand.rest, operand.unit, operand.slots,
+                                                                                        operand.height, operand.width, bias || '{}'::real[], residual, output_scale) c)
                                   else (select maps
                                         from sql_diffusion.conv2d_out_channels(weight, 1, array_length(weight, 1), layer.largest, kernel.row_stride, operand.planes, operand.rest, operand.unit,
                                                                                operand.slots, operand.height, operand.width, bias, residual, output_scale) maps)
