@@ -14,7 +14,7 @@ PYTHON3 ?= python3
 
 # The reference, in the order in which it reads; the install script is these files one after the other.
 SQL = \
-	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/parameters.sql sql/tokenizers/tables.sql sql/jobs/tables.sql sql/dump.sql sql/packed.sql sql/parallel.sql sql/random.sql \
+	sql/schema.sql sql/errors.sql sql/tensors.sql sql/tables.sql sql/parallel.sql sql/parameters.sql sql/tokenizers/tables.sql sql/jobs/tables.sql sql/dump.sql sql/packed.sql sql/random.sql \
 	$(addprefix sql/layers/,$(addsuffix .sql,$(LAYERS))) \
 	sql/plan.sql $(OPERATIONS) build/operations.sql $(sort $(wildcard sql/blocks/*.sql)) $(NETWORKS) build/networks.sql sql/network.sql sql/autoencoders.sql sql/pack.sql \
 	$(addprefix sql/tokenizers/,$(addsuffix .sql,$(TOKENIZERS))) \

@@ -36,6 +36,16 @@ comment on function sql_diffusion.worth_workers(double precision) is
   'Whether to start workers for what takes one process about so many nanoseconds. Each costs more than ten milliseconds of processor time: it is forked, reads the catalogue, plans '
   'its part, gets its memory page by page, and ends.';
 
+-- What a worker brings home goes through a queue of 64 kB. A leader that works on a share itself reads from the queues only between two of its own, so that
+-- workers with larger results mostly wait for it. Where results are large, as those of layers too large to be packed, it reads and does nothing else
+-- (parallel_leader_participation is off): with less than two workers there is nothing to win.
+create function sql_diffusion.worth_two_workers(nanoseconds double precision) returns boolean
+language sql stable parallel safe
+return sql_diffusion.worth_workers(nanoseconds)
+       and least(current_setting('max_parallel_workers_per_gather')::int, current_setting('max_parallel_workers')::int) > 1;
+comment on function sql_diffusion.worth_two_workers(double precision) is
+  'Whether to give what takes one process about so many nanoseconds to workers that a leader only reads from: the session must be allowed two of them.';
+
 create aggregate sql_diffusion.array_cat_agg(anycompatiblearray) (
   sfunc    = array_cat,
   stype    = anycompatiblearray,

@@ -30,17 +30,45 @@ from (values ('float16', 1024, 25, 31), ('bfloat16', 128, 134, 255)) layout (dty
 
 grant select on sql_diffusion.sixteen_bit_numbers to public;
 
+create function sql_diffusion.numbers_from_bytes(bytes bytea, dtype text) returns real[]
+language sql stable strict parallel safe cost 1000000
+set jit = off
+return (
+  select array_agg(word.numbers[word.high * 256 + word.low + 1])
+  from (select place.numbers, get_byte(place.bytes, place.i + 1) as high, get_byte(place.bytes, place.i) as low
+        from (select content.numbers, content.bytes, generate_series(0, octet_length(content.bytes) - 2, 2) as i
+              from (select n.numbers || '{}'::real[] as numbers, numbers_from_bytes.bytes || ''::bytea as bytes
+                    from sql_diffusion.sixteen_bit_numbers n
+                    where n.dtype = numbers_from_bytes.dtype
+                    offset 0) content) place) word);
+comment on function sql_diffusion.numbers_from_bytes(bytea, text) is
+  'The numbers, shape (n), of 2 n bytes, each float16 or bfloat16, least significant byte first.';
+
+create function sql_diffusion.numbers_from_bytes_parallel(bytes bytea, dtype text) returns table (share int, numbers real[])
+language sql stable strict parallel safe rows 16
+set jit = off
+set plan_cache_mode = force_generic_plan
+set parallel_leader_participation = off
+begin atomic
+  -- sixteen pieces, for they are put together one after the other
+  select s.share, sql_diffusion.numbers_from_bytes(substring(bytes from piece.first + 1 for piece.last - piece.first), dtype) as numbers
+  from sql_diffusion.shares_of(16) s,
+       lateral (select (octet_length(bytes) / 2 * (s.first - 1)::bigint / 16 * 2)::int as first,
+                       (octet_length(bytes) / 2 * s.last::bigint / 16 * 2)::int as last) piece;
+end;
+comment on function sql_diffusion.numbers_from_bytes_parallel(bytea, text) is
+  'numbers_from_bytes in pieces, by two workers or more where the server allows it (sql/parallel.sql).';
+
 create function sql_diffusion.weight_from_bytes(bytes bytea, dtype text, shape int[]) returns real[]
 language sql stable strict parallel safe
 set jit = off
-return (
-  select sql_diffusion.with_shape(array_agg(word.numbers[word.high * 256 + word.low + 1]), shape)
-  from (select place.numbers, get_byte(place.bytes, place.i + 1) as high, get_byte(place.bytes, place.i) as low
-        from (select content.numbers, content.bytes, generate_series(0, octet_length(content.bytes) - 2, 2) as i
-              from (select n.numbers || '{}'::real[] as numbers, weight_from_bytes.bytes || ''::bytea as bytes
-                    from sql_diffusion.sixteen_bit_numbers n
-                    where n.dtype = weight_from_bytes.dtype
-                    offset 0) content) place) word);
+return sql_diffusion.with_shape(
+         case
+         when sql_diffusion.worth_two_workers(octet_length(bytes) * 100::float8)
+         -- fetched here, for a worker cannot read what lies in a temporary table
+         then (select sql_diffusion.array_cat_agg(piece.numbers order by piece.share) from sql_diffusion.numbers_from_bytes_parallel(bytes || ''::bytea, dtype) piece)
+         else sql_diffusion.numbers_from_bytes(bytes, dtype)
+         end, shape);
 comment on function sql_diffusion.weight_from_bytes(bytea, text, int[]) is
   'A weight of this shape from its bytes, row-major, each number float16 or bfloat16, least significant byte first. It checks nothing, and takes NaN and infinities as they are: tensor_from_bytes does not.';
 

@@ -23,6 +23,12 @@ LAYERS = {
     "attention block": (
         "sql_diffusion.attention_block(sql_diffusion.randn(1, '{64,16,16}'), 'butterflies', 'down_blocks.2.attentions.0', 2, 8)"
     ),
+    # What is not packed: two workers or more, and a leader that only reads.
+    "convolution of an argument": "sql_diffusion.conv2d(sql_diffusion.randn(1, '{32,32,32}'), sql_diffusion.randn(2, '{50,32,3,3}'), sql_diffusion.randn(3, '{50}'), 1, 1)",
+    "tokens of an argument": "sql_diffusion.linear(sql_diffusion.randn(1, '{100,32}'), sql_diffusion.randn(2, '{300,32}'))",
+    "weight of sixteen bits": (
+        "(select array_send(sql_diffusion.weight_from_bytes(decode(string_agg(md5(i::text), ''), 'hex'), 'bfloat16', '{300,800}')) from generate_series(1, 30000) i)"
+    ),
 }
 
 
@@ -59,10 +65,48 @@ def test_the_planner_gives_shares_to_workers(connection: psycopg.Connection) -> 
         "attention_heads_packed(null, null, null, 8, 8, s.share, s.share, false, 'test')",
         "conv2d_channels_share(null, s.share, s.share, 1, 1, 1, 1, null, null, 'test')",
         "conv2d_packed_share(null, s.share, s.share)",
+        "conv2d_out_channels_share(null, s.share, s.share, null, 1, null, null, 1, null, 1, 1, null, null, 1)",
+        "attention_heads(null, null, null, 8, 8, s.share, s.share, false, 'test')",
+        "numbers_from_bytes(decode(to_char(s.share, 'FM0000'), 'hex'), 'float16')",
     ):
         query = f"explain (costs off) select sql_diffusion.{function} from sql_diffusion.shares s"
         plan = "\n".join(row[0] for row in connection.execute(query.encode()))
         assert "Gather" in plan, plan
+
+
+def test_attention_that_is_not_packed(connection: psycopg.Connection) -> None:
+    """Three heads of 10 and 7 features, by workers and by this process."""
+    planes = "select sql_diffusion.randn(1, '{30,9}') as q, sql_diffusion.randn(2, '{30,40}') as k, sql_diffusion.randn(3, '{21,40}') as v"
+    connection.execute("set local max_parallel_workers_per_gather = 2")
+    row = connection.execute(
+        f"select sql_diffusion.attention_heads(q, k, v, 10, 7, 1, 3, false, 'test'), (select sql_diffusion.array_cat_agg(h.planes order by h.share) "
+        f"from sql_diffusion.attention_heads_of_planes(q, k, v, 3, false, 'test') h) from ({planes} offset 0) planes"
+    ).fetchone()
+    assert row is not None
+    assert row[0] == row[1]
+    assert len(row[0]) == 21
+
+
+def test_a_leader_that_only_reads_has_two_workers(connection: psycopg.Connection) -> None:
+    for workers in range(3):
+        connection.execute(f"set local max_parallel_workers_per_gather = {workers}".encode())
+        row = connection.execute(
+            "select sql_diffusion.worth_two_workers(1e9), sql_diffusion.worth_two_workers(1e6)"
+        ).fetchone()
+        assert row == (workers > 1, False)
+
+
+def test_workers_take_what_lies_in_temporary_tables(connection: psycopg.Connection) -> None:
+    """A worker cannot read a temporary table, where large arguments may still lie."""
+    connection.execute("set local max_parallel_workers_per_gather = 2")
+    connection.execute(
+        "create temp table given as select sql_diffusion.randn(1, '{600,1,1}') as x, sql_diffusion.randn(2, '{700,600,1,1}') as weight, "
+        "sql_diffusion.randn(3, '{700}') as bias, (select decode(string_agg(md5(i::text), ''), 'hex') from generate_series(1, 20000) i) as bytes"
+    )
+    row = connection.execute(
+        "select array_length(sql_diffusion.conv2d(x, weight, bias), 1), array_length(sql_diffusion.weight_from_bytes(bytes, 'float16', '{400,400}'), 1) from given"
+    ).fetchone()
+    assert row == (700, 400)
 
 
 def test_every_share_lies_on_a_page_of_its_own(connection: psycopg.Connection) -> None:

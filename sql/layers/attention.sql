@@ -12,6 +12,19 @@ comment on function sql_diffusion.attention_heads(real[], real[], real[], int, i
   'Attention of the heads first to last, each so many features of query and key and so many of value: query (channels, queries), key and value (channels, keys) to (channels of these heads, queries). '
   'The name opens error messages.';
 
+create function sql_diffusion.attention_heads_of_planes(query real[], key real[], value real[], heads int, is_causal boolean, name text) returns table (share int, planes real[])
+language sql stable parallel safe rows 16
+set jit = off
+set plan_cache_mode = force_generic_plan
+set parallel_leader_participation = off
+begin atomic
+  select s.share,
+         sql_diffusion.attention_heads(query, attention_heads_of_planes.key, value, array_length(query, 1) / heads, array_length(value, 1) / heads, s.first, s.last, is_causal, name) as planes
+  from sql_diffusion.shares_of(heads) s;
+end;
+comment on function sql_diffusion.attention_heads_of_planes(real[], real[], real[], int, boolean, text) is
+  'attention_heads of all heads, by two workers or more where the server allows it (sql/parallel.sql).';
+
 create function sql_diffusion.attention_heads_packed(
   query sql_diffusion.convolution, key sql_diffusion.convolution, value sql_diffusion.convolution, features int, value_features int, first int, last int, is_causal boolean, name text
 ) returns real[]
@@ -54,7 +67,8 @@ begin atomic
                then sql_diffusion.fail(format('%s: heads is %s, expected a divisor of the %s outputs of %s.%s', name, coalesce(heads::text, 'null'),
                                               p.weight_shape[1], attention_of_maps.key, projections[1]))
                end as refused,
-               case when context is null then input else context end as source
+               case when context is null then input else context end as source,
+               heads * ((input).height * (input).width)::float8 * (coalesce((context).height, (input).height) * coalesce((context).width, (input).width)) * 1400 as nanoseconds
         from (values (1)) one
              left join sql_diffusion.parameters p
              on p.model = attention_of_maps.model and p.component = attention_of_maps.component and p.key = attention_of_maps.key || '.' || projections[1]
@@ -69,15 +83,19 @@ begin atomic
        cross join sql_diffusion.conv2d_prepared(given.source, model, component, key || '.' || projections[3], 1, 0, name, norm => case when context is null then hidden.norm end) v
        cross join lateral (select case
                                   when q.layer is null or k.layer is null or v.layer is null
-                                  then (select sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, array_length(value.planes, 1) / heads,
-                                                                             1, heads, is_causal, name)
+                                  then (select case
+                                               when sql_diffusion.worth_two_workers(given.nanoseconds)
+                                               then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
+                                                     from sql_diffusion.attention_heads_of_planes(query.planes, keys.planes, value.planes, heads, is_causal, name) h)
+                                               else sql_diffusion.attention_heads(query.planes, keys.planes, value.planes, array_length(query.planes, 1) / heads, array_length(value.planes, 1) / heads,
+                                                                                  1, heads, is_causal, name)
+                                               end
                                         from sql_diffusion.conv2d_module(input, model, component, key || '.' || projections[1], 1, 0, name, norm => hidden.norm) query,
                                              sql_diffusion.conv2d_module(given.source, model, component, key || '.' || projections[2], 1, 0, name,
                                                                          norm => case when context is null then hidden.norm end) keys,
                                              sql_diffusion.conv2d_module(given.source, model, component, key || '.' || projections[3], 1, 0, name,
                                                                          norm => case when context is null then hidden.norm end) value)
-                                  when sql_diffusion.worth_workers(heads * ((input).height * (input).width)::float8 * ((given.source).height * (given.source).width) * 1400
-                                                                   + sql_diffusion.conv2d_nanoseconds(q) + sql_diffusion.conv2d_nanoseconds(k) + sql_diffusion.conv2d_nanoseconds(v))
+                                  when sql_diffusion.worth_workers(given.nanoseconds + sql_diffusion.conv2d_nanoseconds(q) + sql_diffusion.conv2d_nanoseconds(k) + sql_diffusion.conv2d_nanoseconds(v))
                                   then (select sql_diffusion.array_cat_agg(h.planes order by h.share)
                                         from sql_diffusion.attention_heads_parallel(q, k, v, heads, is_causal, name) h)
                                   else sql_diffusion.attention_heads_packed(q, k, v, q.out_channels / heads, v.out_channels / heads, 1, heads, is_causal, name)

@@ -226,25 +226,77 @@ comment on function sql_diffusion.conv2d_plane(numeric[], numeric[], numeric, do
   'One output channel of a convolution, shape (height * width), of its kernels (conv2d_kernels) and what conv2d_operands returns, and its statistics; the residual, of the same shape or NULL, is '
   'added, and the sum multiplied by output_scale. A set of one row, so that the planner puts the query in its place.';
 
+create function sql_diffusion.conv2d_out_channels(
+  weight real[], first int, last int, largest double precision[], row_stride int, planes numeric[], rest numeric, unit double precision, slots int[], height int, width int,
+  bias real[], residual real[], output_scale double precision
+) returns setof sql_diffusion.feature_maps
+language sql immutable parallel safe rows 1
+begin atomic
+  select array_agg(plane.pixels order by kernel.out_channel), height, width,
+         array_agg(plane.mean order by kernel.out_channel), array_agg(plane.variance order by kernel.out_channel),
+         array_agg(plane.low order by kernel.out_channel), array_agg(plane.high order by kernel.out_channel)
+  from sql_diffusion.conv2d_kernels(weight[first:last], largest, row_stride) kernel,
+       lateral (select first - 1 + kernel.out_channel as o) channel,
+       sql_diffusion.conv2d_plane(kernel.kernels, planes, rest, unit, slots, bias[channel.o], residual[channel.o:channel.o], output_scale) plane
+  offset 0;
+end;
+comment on function sql_diffusion.conv2d_out_channels(real[], int, int, double precision[], int, numeric[], numeric, double precision, int[], int, int, real[], real[], double precision) is
+  'Output channels first to last of a convolution whose kernels are not packed, with what conv2d_operands returns. A set of one row, so that the planner puts the query in its place.';
+
+create function sql_diffusion.conv2d_out_channels_share(
+  weight real[], first int, last int, largest double precision[], row_stride int, planes numeric[], rest numeric, unit double precision, slots int[], height int, width int,
+  bias real[], residual real[], output_scale double precision
+) returns sql_diffusion.feature_maps
+language sql immutable parallel safe cost 1000000
+set jit = off
+set enable_memoize = off
+return (select maps from sql_diffusion.conv2d_out_channels(weight, first, last, largest, row_stride, planes, rest, unit, slots, height, width, bias, residual, output_scale) maps);
+comment on function sql_diffusion.conv2d_out_channels_share(real[], int, int, double precision[], int, numeric[], numeric, double precision, int[], int, int, real[], real[], double precision) is
+  'conv2d_out_channels as a worker runs it.';
+
+create function sql_diffusion.conv2d_out_channels_parallel(
+  weight real[], largest double precision[], row_stride int, planes numeric[], rest numeric, unit double precision, slots int[], height int, width int,
+  bias real[], residual real[], output_scale double precision
+) returns table (share int, maps sql_diffusion.feature_maps)
+language sql immutable parallel safe rows 16
+set jit = off
+set plan_cache_mode = force_generic_plan
+set parallel_leader_participation = off
+begin atomic
+  select s.share,
+         sql_diffusion.conv2d_out_channels_share(weight, s.first, s.last, largest, row_stride, planes, rest, unit, slots, height, width, bias, residual, output_scale) as maps
+  from sql_diffusion.shares_of(array_length(weight, 1)) s;
+end;
+comment on function sql_diffusion.conv2d_out_channels_parallel(real[], double precision[], int, numeric[], numeric, double precision, int[], int, int, real[], real[], double precision) is
+  'conv2d_out_channels of all output channels, by two workers or more where the server allows it (sql/parallel.sql).';
+
 create function sql_diffusion.conv2d_rounded(
   input sql_diffusion.feature_maps, weight real[], bias real[], stride int, padding int, name text, norm sql_diffusion.normalization default null,
   residual real[] default null, output_scale double precision default 1
 ) returns table (maps sql_diffusion.feature_maps, largest double precision[], unit double precision, error double precision)
 language sql stable parallel safe rows 1
 begin atomic
-  select row(array_agg(plane.pixels order by kernel.out_channel), max(operand.height), max(operand.width),
-             array_agg(plane.mean order by kernel.out_channel), array_agg(plane.variance order by kernel.out_channel),
-             array_agg(plane.low order by kernel.out_channel), array_agg(plane.high order by kernel.out_channel))::sql_diffusion.feature_maps as maps,
-         max(layer.largest) as largest,
-         max(operand.unit) as unit,
-         max(operand.error) / greatest(max(plane.high), -min(plane.low), 1e-100) as error
+  select done.maps, layer.largest, operand.unit,
+         operand.error / greatest((select max(high) from (select unnest((done.maps).high) as high) highs), -(select min(low) from (select unnest((done.maps).low) as low) lows), 1e-100) as error
   from (select coalesce(array_length(weight, 3), 1) as kernel_height,
                coalesce(array_length(weight, 4), 1) as kernel_width,
-               sql_diffusion.conv2d_largest(weight) as largest offset 0) layer,
-       sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, 1, name) operand,
-       sql_diffusion.conv2d_kernels(weight, layer.largest, sql_diffusion.conv2d_row_stride((input).width, layer.kernel_width, padding)) kernel,
-       sql_diffusion.conv2d_plane(kernel.kernels, operand.planes, operand.rest, operand.unit, operand.slots, bias[kernel.out_channel],
-                                  residual[kernel.out_channel:kernel.out_channel], output_scale) plane
+               sql_diffusion.conv2d_largest(weight) as largest offset 0) layer
+       cross join sql_diffusion.conv2d_operands(input, layer.largest, norm, layer.kernel_height, layer.kernel_width, stride, padding, 1, name) operand
+       cross join lateral (select sql_diffusion.conv2d_row_stride((input).width, layer.kernel_width, padding) as row_stride offset 0) kernel
+       -- writing the kernels takes 600 ns a weight
+       cross join lateral (select sql_diffusion.worth_two_workers(cardinality(weight) * 600::float8
+                                    + array_length(weight, 1)::float8 * cardinality(operand.planes) * (input).height * (input).width * (9 + layer.kernel_height * layer.kernel_width)) as dear offset 0) cost
+       cross join lateral (select case
+                                  when cost.dear  -- what may lie in a temporary table is fetched here: a worker cannot read that
+                                  then (select row(sql_diffusion.array_cat_agg((c.maps).planes order by c.share), operand.height, operand.width,
+                                                   sql_diffusion.array_cat_agg((c.maps).mean order by c.share), sql_diffusion.array_cat_agg((c.maps).variance order by c.share),
+                                                   sql_diffusion.array_cat_agg((c.maps).low order by c.share), sql_diffusion.array_cat_agg((c.maps).high order by c.share))::sql_diffusion.feature_maps
+                                        from sql_diffusion.conv2d_out_channels_parallel(weight || '{}'::real[], layer.largest, kernel.row_stride, operand.planes, operand.rest, operand.unit, operand.slots,
+                                                                                        operand.height, operand.width, bias || '{}'::real[], residual, output_scale) c)
+                                  else (select maps
+                                        from sql_diffusion.conv2d_out_channels(weight, 1, array_length(weight, 1), layer.largest, kernel.row_stride, operand.planes, operand.rest, operand.unit,
+                                                                               operand.slots, operand.height, operand.width, bias, residual, output_scale) maps)
+                                  end as maps offset 0) done
   offset 0;
 end;
 comment on function sql_diffusion.conv2d_rounded(sql_diffusion.feature_maps, real[], real[], int, int, text, sql_diffusion.normalization, real[], double precision) is
@@ -335,21 +387,23 @@ return (
            (select sql_diffusion.to_maps(sql_diffusion.fold(array_agg(((pixel.element + coalesce(pixel.residual::float8, 0)) * output_scale + 1e-29 - 1e-29)::real), output.height * output.width),
                                          output.height, output.width)
             from (select unnest((select array_agg(pixel.element)
-                                 from (select unnest((band.maps).planes[o:o]) as element
-                                       from generate_series(1, array_length(weight, 1)) o,
-                                            (select start,
-                                                    sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
-                                                                                 weight, bias, stride, 0, name, corrected => corrected) as maps
-                                             from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
-                                                                                                      from (select unnest(case when norm is null then (input).planes
-                                                                                                                               else sql_diffusion.group_norm_planes((input).planes, norm)
-                                                                                                                          end) as element) elements),
-                                                                                                     array[array_length((input).planes, 1), (input).height, (input).width]),
-                                                                            padding, padding, padding, padding) as image offset 0) padded,
-                                                  generate_series(0, output.height - 1, output.rows) start,
-                                                  lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
-                                             offset 0) band
-                                       order by o, band.start) pixel)) as element,
+                                 from (select unnest(piece.pixels) as element
+                                       from (select (band.maps).planes[o:o] as pixels
+                                             from (select start,
+                                                          sql_diffusion.conv2d_numbers(sql_diffusion.to_maps(lines.image),
+                                                                                       weight, bias, stride, 0, name, corrected => corrected) as maps
+                                                   from (select sql_diffusion.pad(sql_diffusion.with_shape((select array_agg(element)
+                                                                                                            from (select unnest(case when norm is null then (input).planes
+                                                                                                                                     else sql_diffusion.group_norm_planes((input).planes, norm)
+                                                                                                                                end) as element) elements),
+                                                                                                           array[array_length((input).planes, 1), (input).height, (input).width]),
+                                                                                  padding, padding, padding, padding) as image offset 0) padded,
+                                                        generate_series(0, output.height - 1, output.rows) start,
+                                                        lateral (select padded.image[:][start * stride + 1 : (start + output.rows - 1) * stride + kernel.height] as image offset 0) lines
+                                                   offset 0) band,
+                                                  generate_series(1, array_length(weight, 1)) o
+                                             order by o, band.start
+                                             offset 0) piece) pixel)) as element,
                          unnest(residual) as residual) pixel)
          end
   from (select coalesce(array_length(weight, 3), 1) as height, coalesce(array_length(weight, 4), 1) as width offset 0) kernel,

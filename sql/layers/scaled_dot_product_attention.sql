@@ -53,9 +53,9 @@ return (
                                       generate_series(1, size.features) e,
                                       sql_diffusion.slots(key[e:e][first : first + 8189], unit.k) number
                                  group by first) run offset 0) keys
-       cross join lateral (select array_agg(number order by j)
-                                  || -55000000 * repeat('0000000000000001', size.value_features)::numeric as values,
-                                  ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as values_half
+       cross join lateral (select array_agg(number order by j) as values,
+                                  repeat('0000000000000001', size.value_features)::numeric as ones,
+                                  ('1' || repeat('5000000000000000', size.value_features + 1))::numeric as half
                            from (select sql_diffusion.transpose(value) as tokens offset 0) transposed,
                                 generate_series(1, size.keys) j,
                                 sql_diffusion.slots(transposed.tokens[j:j], unit.v) number offset 0) values
@@ -94,12 +94,12 @@ return (
                                   then (select coalesce(nullif(max(s), '-infinity'), 0) from (select unnest(masked.scores) as s) scores)
                                   else score.largest
                                   end as largest offset 0) visible
-       cross join lateral (select array_agg(w::numeric) || sum(w)::numeric as kernels,
+       -- the sum of the weights takes the offset of the values out again
+       cross join lateral (select sum(w::numeric * number) - 55000000 * sum(w)::numeric * values.ones as number,
                                   sum(w) as total
-                           from (select (exp(greatest(s - visible.largest, -80)) * size.weight_limit)::int as w
-                                 from (select unnest(masked.scores) as s) scores offset 0) weights) weight
-       cross join lateral (select convert_to(((select sum(kernel * number) from (select unnest(weight.kernels) as kernel, unnest(values.values) as number) pair)
-                                              + values.values_half)::text, 'SQL_ASCII') as digits offset 0) output
+                           from (select (exp(greatest(s - visible.largest, -80)) * size.weight_limit)::int as w, number
+                                 from (select unnest(masked.scores) as s, unnest(values.values) as number) pair offset 0) weights) weight
+       cross join lateral (select convert_to((weight.number + values.half)::text, 'SQL_ASCII') as digits offset 0) output
        cross join lateral (select array_agg(((encode(substring(output.digits from slot for 16), 'escape')::bigint - 5000000000000000) * scale.output + 1e-29 - 1e-29)::real) as features
                            from (select coalesce(1 / nullif(weight.total * unit.v, 0), 0) as output offset 0) scale,
                                 (select generate_series(18, 2 + 16 * size.value_features, 16) as slot) slots offset 0) attended);
