@@ -257,7 +257,7 @@ def test_a_lease_is_extended_while_its_worker_lives(db: str, own: Connection) ->
     """Where a picture takes longer than the lease, nobody else paints it."""
     number = enqueue(own, 1, steps=400)
     out = command.succeed(db, "run", "--jobs", "--workers", 2, "--lease", "1.5 seconds")
-    assert out == "Painted 1 jobs; the queue gives 0 more\n"
+    assert out == "Painted 1 job; the queue gives 0 more\n"
     assert states(own) == [(number, "succeeded", 1, None)]
     assert one(own, "select finished_at - started_at > '1.5 seconds' from sql_diffusion.jobs")
     assert one(own, "select sql_diffusion.extend_lease(%s, 1)", number) is False

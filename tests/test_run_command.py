@@ -234,7 +234,9 @@ def test_a_row_that_comes_again(db: str, own: psycopg.Connection, rng: np.random
         ("select id, seed, picture as png from wanted", UPDATE, "expected different names other than png"),
         ("select id, seed, prompt from wanted", UPDATE, 'model "plain" takes no prompt, but the query has a column prompt'),
         (QUERY, "update wanted set painted = 1 where id = %(id)s", "the update has no %(png)s"),
-        (QUERY, "update wanted set picture = %(png)s where id = %(key)s", "the update is refused: query parameter missing: key"),
+        (QUERY, "update wanted set picture = %(png)s", "the update names no column of the query"),
+        (QUERY, "update wanted set picture = %(png)s where id = %(id)s and prompt like '5%'", "(a percent sign of its own is %%)"),
+        (QUERY, "update wanted set picture = %(png)s where id = %(id)s and seed = %(key)s", "the update is refused: query parameter missing: key"),
         (QUERY, "update wanted set image = %(png)s where id = %(id)s", 'column "image" of relation "wanted" does not exist'),
     ],
 )  # fmt: skip

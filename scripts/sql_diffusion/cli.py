@@ -527,8 +527,9 @@ def run(
             )
         left = runner.count_rows(connection, job)
     failed = f", {outcome.failed} could not be" if outcome.failed else ""
+    kind = "job" if jobs else "row"
     typer.echo(
-        f"Painted {outcome.painted} {'jobs' if jobs else 'rows'}{failed}; the {'queue' if jobs else 'query'} gives {left} more"
+        f"Painted {outcome.painted} {kind if outcome.painted == 1 else kind + 's'}{failed}; the {'queue' if jobs else 'query'} gives {left} more"
     )
     if outcome.stopped:
         raise typer.Exit(errors.INTERRUPTED)

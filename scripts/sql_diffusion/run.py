@@ -33,7 +33,7 @@ PLAIN = (
     "It is to be a plain SELECT of rows that can be locked, with neither FOR UPDATE nor LIMIT, GROUP BY, DISTINCT, UNION or aggregates: "
     "select id, prompt, seed from wanted where picture is null"
 )
-UPDATE = "Write it as: update wanted set picture = %(png)s where id = %(id)s"
+UPDATE = "Write it as: update wanted set picture = %(png)s where id = %(id)s   (a percent sign of its own is %%)"
 PATIENCE = 5  # seconds, until it is said that others hold the rest
 MOMENT = 0.2  # seconds, in which the parent looks at least once whether it is to stop
 PAUSE = 0.3  # seconds, until rows that others hold are looked for again
@@ -167,6 +167,10 @@ def prepare(connection: Connection, job: Job) -> Job:
         )
     if not re.search(r"%\(png\)[sbt]", job.update):
         raise Problem("the update has no %(png)s, which is the picture", UPDATE, USAGE)
+    if not any(re.search(rf"%\({re.escape(name)}\)[sbt]", job.update) for name in job.columns):
+        raise Problem(
+            "the update names no column of the query, and would give every row the same picture", UPDATE, USAGE
+        )
     try:
         connection.execute(f"explain {job.update}".encode(), {**dict.fromkeys(job.columns), "png": b""})
     except (psycopg.Error, TypeError) as error:
