@@ -235,6 +235,8 @@ class Painter:
             painted = self.paint_rows(rows, failures)
         self.done.update(row.mark for row in painted)
         left = None if rows else count_rows(self.connection, self.job, leave.failed)
+        if left:
+            time.sleep(PAUSE)
         return Report(len(painted), failures, left)
 
     def claim(self, leave: Leave) -> list[Row]:
@@ -353,10 +355,7 @@ def serve(pipe: Pipe, job: Job) -> None:
                 painter = Painter(connection, job)
                 pipe.send(Report())
                 while leave := pipe.recv():
-                    report = painter.work(leave)
-                    if report.left:
-                        time.sleep(PAUSE)
-                    pipe.send(report)
+                    pipe.send(painter.work(leave))
         except (psycopg.Error, Problem) as error:
             pipe.send(last_words(error))
         finally:
