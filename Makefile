@@ -175,4 +175,4 @@ dist:
 # hundred thousand texts.
 .PHONY: stress
 stress:
-	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_gpt.py tests/test_image_from_png.py tests/test_jobs.py
+	SQL_DIFFUSION_STRESS=1 scripts/test tests/test_numpy_server.py tests/test_fuzz.py tests/test_concurrency.py tests/test_tokenizer.py tests/test_gpt.py tests/test_image_from_png.py tests/test_jobs.py tests/test_run_kills.py tests/test_ray.py

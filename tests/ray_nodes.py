@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -29,8 +30,8 @@ def new_nodes() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
-    with patch.dict(os.environ, VARIABLES):
-        head = {**SIZE, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
+    with TemporaryDirectory(prefix="ray.", ignore_cleanup_errors=True) as folder, patch.dict(os.environ, VARIABLES):
+        head = {**SIZE, "include_dashboard": False, "node_ip_address": "127.0.0.2", "temp_dir": folder}
         cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
         try:
             add_node(cluster)

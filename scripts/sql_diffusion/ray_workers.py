@@ -96,6 +96,7 @@ class ActorHandle:
         try:
             report = self.ray.get(self.answer)
         except self.ray.exceptions.RayError as error:
+            self.ray.kill(self.actor)  # it may be its machine's network alone that is gone
             return Report(lost=reason(error))
         assert isinstance(report, Report)
         return report
