@@ -230,7 +230,7 @@ def statistics_of(activation: Activation) -> Statistics:
 
 # Values that are worked on at a time, so that they stay in the cache between one operation and the next
 _CACHED = 1 << 16  # of a norm
-_TOGETHER = 1 << 18  # of a product
+_TOGETHER = 1 << 17  # of a product
 _PADDED = 1 << 18  # of the input
 
 # Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
