@@ -145,6 +145,11 @@ reference: install
 bench-sql-layers bench-unet-sql: install
 	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) $(patsubst bench_%,bench/%,$(subst -,_,$@))
 
+# Stable Diffusion 1.5 at its real size in pure SQL, which takes hours; make stable-diffusion-sql SIZE=small tries it with few channels, PARTS="unet" does a part
+.PHONY: stable-diffusion-sql
+stable-diffusion-sql: install
+	PG_CONFIG=$(PG_CONFIG) scripts/private-cluster $(PYTHON3) bench/stable_diffusion_sql $(if $(SIZE),--size $(SIZE)) $(if $(PARTS),--parts $(PARTS)) $(if $(CHECKPOINT),--home $(CHECKPOINT))
+
 # The page: PostgreSQL compiled to WebAssembly, and in it the extension, unchanged (doc/web.md). npm brings what package-lock.json names.
 .PHONY: web
 web: build/web/index.html

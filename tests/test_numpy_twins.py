@@ -24,7 +24,7 @@ NOT_COMPUTING = [
     "%\\_schedule", "%\\_scheduler", "%\\_timesteps", "noise_schedule_core", "original_of_%", "schedule_of", "schedule_row", "scheduler_rows", "interpolated_sigma", "sigma_steps",
     "timestep_of_sigma", "unipc_weights",
     # weights as pure SQL wants them
-    "pack", "unpack%", "weight_from_bytes", "write_parameter",
+    "pack", "unpack%", "weight_from_bytes", "numbers_from_bytes%", "write_parameter",
     # progress, which the other backend tells by itself
     "notice", "tell_progress", "tells_progress",
     # the queue, which calls the verbs
@@ -40,7 +40,7 @@ NOT_COMPUTING = [
 STEPS = [
     "array_cat_agg", "attention_columns", "attention_core", "attention_heads%", "attention_numbers", "conv2d_%", "embedding_%", "gelu_factor", "group_norm_%", "layer_norm_%", "linear_%",
     "%\\_of_maps", "activated", "activated_maps", "vector_to_maps", "resample_maps", "to_maps", "from_maps", "join_maps", "fold", "linspace", "mt19937_%", "normals_by_%", "numel", "product", "random_words", "run_%", "scaled", "shape", "shares_of", "slots",
-    "transpose", "with_shape", "worth_workers",
+    "transpose", "with_shape", "worth_workers", "worth_two_workers",
     # of text_to_image
     "encode_prompt", "prompt_condition", "prompt_conditions", "guidance", "sample_steps",
     # of redraw
