@@ -1,4 +1,4 @@
--- The functions of sql_diffusion again. What follows `as` is the name of each one's function in functions.py: build.py puts
+-- The functions of sql_diffusion again. What follows `as` is the name of each one's function in functions/: build.py puts
 -- a body there that calls it with the arguments, and a comment behind.
 
 -- Tensors

@@ -1,5 +1,5 @@
 -- The functions of sql_diffusion again, in NumPy. Each has its twin's name, arguments, defaults, result, volatility and
--- strictness, and is explained there; its body hands the arguments to the function of that name in functions.py.
+-- strictness, and is explained there; its body hands the arguments to the function of that name in functions/.
 -- Only parallel safety differs: before PostgreSQL 17, PL/Python cannot run a query in a parallel plan, not even in its leader.
 
 set local search_path to pg_catalog, pg_temp;

@@ -178,10 +178,11 @@ REFUSED = [
 def test_numbers_are_handed_over_to_the_bit(server: Connection, rng: np.random.Generator) -> None:
     bits = np.concatenate([[0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF], rng.integers(0, 0x7F800000, 995)])
     numbers = (bits + (rng.integers(0, 2, 1000) << 31)).astype("<u4")
-    sent = server.execute(
+    row = server.execute(
         "select array_send(sql_diffusion_numpy.tensor_from_bytes(%s, 'float32', '{20,50}'))", [numbers.tobytes()]
-    ).fetchone()[0]
-    assert np.array_equal(np.frombuffer(sent, [("length", ">i4"), ("bits", ">u4")], -1, 28)["bits"], numbers)
+    ).fetchone()
+    assert row is not None
+    assert np.array_equal(np.frombuffer(row[0], [("length", ">i4"), ("bits", ">u4")], -1, 28)["bits"], numbers)
 
 
 @pytest.mark.parametrize("call", REFUSED)

@@ -252,7 +252,7 @@ def test_too_little_memory(
 
     found = assembled(connection, random_unet(rng))
     monkeypatch.setattr(torch_operations, "conv2d", fails)
-    with pytest.raises(MemoryError):  # which functions.py makes PostgreSQL's
+    with pytest.raises(MemoryError):  # which boundary.py makes PostgreSQL's
         run(found, sample=torch.randn(1, 3, 8, 8), timestep=torch.tensor([1]))
 
 

@@ -1,4 +1,4 @@
-"""The one error that a wrong argument makes; functions.py hands it to PostgreSQL with its hint and SQLSTATE."""
+"""The one error that a wrong argument makes; boundary.py hands it to PostgreSQL with its hint and SQLSTATE."""
 
 from __future__ import annotations
 

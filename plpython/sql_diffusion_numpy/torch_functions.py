@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import functions, parameters, session, threads
+from .boundary import boundary, errors
 from .errors import fail
-from .functions import boundary, errors
 from .network import ENGINE
 
 

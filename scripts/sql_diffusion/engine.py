@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from sql_diffusion_numpy import functions, threads, torch_functions
+from sql_diffusion_numpy import boundary, functions, threads, torch_functions
 
 from . import __version__
 from .database import Connection
@@ -62,7 +62,7 @@ class Server:
             with self.connection.cursor(binary=True, row_factory=dict_row) as cursor:
                 return cursor.execute(text.encode(), parameters, prepare=True).fetchall()
         except psycopg.Error as error:
-            if error.sqlstate in functions.OURS:
+            if error.sqlstate in boundary.OURS:
                 raise SPIError(error) from None
             raise
 

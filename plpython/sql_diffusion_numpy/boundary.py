@@ -1,0 +1,126 @@
+"""What every function of these schemas has around it: errors as PostgreSQL's, values as lists, arguments checked in SQL's order."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import tensors as tensor_functions
+from .errors import Refused, fail
+from .tensors import check_values, tensor
+
+Function = Callable[..., Any]
+
+
+# What sql_diffusion.fail raises, and what whoever may not do something is told; an error of any other kind, a cancel above
+# all, is PostgreSQL's own and passes as it is.
+OURS = ("22023", "42704", "55000", "0A000", "42501")
+
+MANY, AT_ONCE = 256, 1 << 15  # elements of an array whose texts are worth making all at once, and at most
+
+
+def postgres_error(plpy: Any, error: Exception) -> Exception:
+    """The error as PostgreSQL is to show it.
+
+    PL/Python puts the name of the exception's type and a colon before the message. Messages begin with the name of the
+    function and a colon, so that name makes the type, and the words are those of the SQL function.
+    """
+    if isinstance(error, Refused):
+        message, hint, sqlstate = error.message, error.hint, error.sqlstate
+    else:  # raised by a function in SQL that was called through plpy
+        message, hint, sqlstate = str(error), error.spidata[2], error.sqlstate  # type: ignore[attr-defined]
+    name, colon, rest = message.partition(": ")
+    if not colon:
+        name, rest = "sql_diffusion", message
+    shown: Exception = type(name, (plpy.Error,), {"__module__": "builtins"})(rest)
+    shown.sqlstate = sqlstate  # type: ignore[attr-defined]
+    if hint is not None:
+        shown.hint = hint  # type: ignore[attr-defined]
+    return shown
+
+
+@contextlib.contextmanager
+def errors(plpy: Any) -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        raise postgres_error(plpy, error) from None
+    except MemoryError:
+        raise postgres_error(plpy, Refused("out of memory", None, "53200")) from None
+    except plpy.SPIError as error:
+        if error.sqlstate not in OURS:
+            raise
+        raise postgres_error(plpy, error) from None
+
+
+def as_lists(value: Any) -> Any:
+    """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
+
+    PL/Python makes numbers of the texts of what the lists hold: so texts are what they hold of a large array, and of others
+    NumPy's numbers, whose text is half as long as that of a float of Python, and as exact.
+    """
+    if isinstance(value, np.ndarray):
+        if value.ndim > 2 or (value.size > AT_ONCE and value.ndim > 1):
+            return [as_lists(part) for part in value]
+        if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
+            return tensor_functions.written(value).tolist()
+        return list(value) if value.ndim == 1 else [list(part) for part in value]
+    if isinstance(value, dict):
+        return {name: as_lists(part) for name, part in value.items()}
+    return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
+def check_range(value: Any) -> None:
+    """Refuse infinite results of finite arguments, as PostgreSQL's arithmetic does."""
+    for array in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+            fail("value out of range: overflow", sqlstate="22003")
+
+
+def boundary(function: Function) -> Function:
+    """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
+
+    Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
+    """
+
+    @functools.wraps(function)
+    def call(plpy: Any, *arguments: Any) -> Any:
+        with errors(plpy):
+            result = function(plpy, *arguments)
+            if inspect.isgenerator(result):
+                return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+            check_range(result)
+            return as_lists(result)
+
+    return call
+
+
+# As in SQL, a function looks at the shapes of its arguments first, at its settings then and at every value last.
+
+
+def optional(value: Any, name: str, dimensions: str) -> np.ndarray | None:
+    return None if value is None else tensor(value, name, dimensions)
+
+
+def check_all_values(function: str, **arguments: tuple[np.ndarray | None, Any]) -> None:
+    """Refuse values of arguments, each an array and the nested list that it was made of."""
+    for name, (array, value) in arguments.items():
+        if array is not None:
+            check_values(array, f"{function}: {name}", value)
+
+
+def number_text(value: float | None) -> str:
+    """A number as PostgreSQL writes it."""
+    if value is None:
+        return "null"
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), -float("inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,16 @@
+"""Whether the server is set up to be fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .. import doctor as diagnosis
+from .. import session
+from ..boundary import boundary
+
+
+@boundary
+def doctor(plpy: Any) -> Iterator[Any]:
+    session.begin(plpy)
+    yield from diagnosis.diagnose(plpy)
