@@ -13,6 +13,7 @@ import numpy as np
 
 from . import tensors as tensor_functions
 from .errors import Refused, fail
+from .session import in_server
 from .tensors import check_values, tensor
 
 Function = Callable[..., Any]
@@ -84,7 +85,7 @@ def check_range(value: Any) -> None:
 
 
 def boundary(function: Function) -> Function:
-    """A function that PostgreSQL calls: arrays become lists, and what it refuses PostgreSQL's error.
+    """A function that PostgreSQL calls: arrays become lists there, and what it refuses PostgreSQL's error.
 
     Of rows the first is made at once: an error behind it would be shown as "error fetching next item from iterator".
     """
@@ -94,9 +95,10 @@ def boundary(function: Function) -> Function:
         with errors(plpy):
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
-                return map(as_lists, itertools.chain(list(itertools.islice(result, 1)), result))
+                rows = itertools.chain(list(itertools.islice(result, 1)), result)
+                return map(as_lists, rows) if in_server(plpy) else rows
             check_range(result)
-            return as_lists(result)
+            return as_lists(result) if in_server(plpy) else result
 
     return call
 
