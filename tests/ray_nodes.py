@@ -30,7 +30,11 @@ def new_nodes() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
-    with TemporaryDirectory(prefix="ray.", ignore_cleanup_errors=True) as folder, patch.dict(os.environ, VARIABLES):
+    with (
+        TemporaryDirectory(prefix="ray.", ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, VARIABLES | {"RAY_TMPDIR": folder}),
+    ):
+        (Path(folder) / "ray").mkdir()  # where Ray leaves the cluster's address, but does not make the folder
         head = {**SIZE, "include_dashboard": False, "node_ip_address": "127.0.0.2", "temp_dir": folder}
         cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
         try:

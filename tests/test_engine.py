@@ -16,6 +16,7 @@ from reference import insert_model, random_unet
 from sql_diffusion.database import Connection, connect
 from sql_diffusion.engine import VERBS, Engine, backend_here
 from sql_diffusion.errors import Problem
+from sql_diffusion_numpy import threads
 from test_run_command import grey_levels
 from test_torch_server import show_torch
 from text_pipelines import insert_pipeline
@@ -66,6 +67,7 @@ def test_pictures(own: Connection, rng: np.random.Generator, backend: str) -> No
         if backend == "numpy":
             assert ours == theirs
         assert max(grey_levels(one, other) for one, other in zip(ours, theirs, strict=True)) <= 1
+        assert threads._check is None  # or layers would ask a connection that is gone
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ sys.meta_path.insert(0, Finder())
 """
 
 FOUND = {
-    ("blas", "warning"): "GD['sql_diffusion_numpy'].diagnosis.SLOW = 1e9",
-    ("threads", "warning"): "GD['sql_diffusion_numpy'].diagnosis.threads.blas_was_loaded = True",
+    ("blas", "warning"): "import sys; sys.modules['sql_diffusion_numpy.doctor'].SLOW = 1e9",
+    ("threads", "warning"): "import sys; sys.modules['sql_diffusion_numpy.threads'].blas_was_loaded = True",
     ("cache", "warning"): "import os; os.chmod('pg_stat_tmp/sql_diffusion', 0o755)",
     ("cache", "error"): """
 import glob
@@ -71,7 +71,8 @@ with open(max(glob.glob('pg_stat_tmp/sql_diffusion/*.network')), 'r+b') as file:
 """,
     ("version", "warning"): """
 plpy.execute("update pg_extension set extversion = '0.9.0' where extname = 'sql_diffusion_numpy'")
-GD['sql_diffusion_numpy'].diagnosis.VERSION = '0.9.0'
+import sys
+sys.modules['sql_diffusion_numpy.doctor'].VERSION = '0.9.0'
 """,
     ("version", "error"): """
 plpy.execute("update pg_extension set extversion = '0.9.0' where extname = 'sql_diffusion_numpy'")

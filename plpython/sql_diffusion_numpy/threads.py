@@ -111,8 +111,8 @@ class Ended(Exception):
     """In a thread that need not go on, since the call has ended in the caller's thread."""
 
 
-def set_check(check: Callable[[], None]) -> None:
-    """What check_point is to call."""
+def set_check(check: Callable[[], None] | None) -> None:
+    """What check_point is to call, if anything."""
     global _check
     _check = check
 
