@@ -81,6 +81,17 @@ def test_pictures(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.G
     assert count(own, f"painter = {painter}") == 0
 
 
+def test_jobs_of_the_queue(db: str, nodes: Any, own: psycopg.Connection) -> None:
+    wanted = """select sql_diffusion.enqueue(n, case when n > 2 then 'a moth' end, case when n > 2 then 'words' else 'plain' end,
+                                             '{"num_inference_steps": 2}') from generate_series(1, 4) n"""
+    ids = [id for (id,) in own.execute(wanted).fetchall()]
+    out = command.succeed(db, "run", "--jobs", "--batch", 1, "--workers", 2, "--ray", nodes.address)
+    assert out == "Painted 4 jobs; the queue gives 0 more\n"
+    alone = """select count(*) from sql_diffusion.jobs where id = any(%s) and state = 'succeeded' and attempt = 1
+                 and png = sql_diffusion.paint_job(seed, prompt, model, settings)"""
+    assert own.execute(alone, [ids]).fetchone() == (4,)
+
+
 @pytest.mark.parametrize("whole", [True, False] if STRESS else [True])
 def test_a_killed_node(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator, whole: bool) -> None:
     """A node, its raylet and its worker, or the worker alone: the other paints all that is left."""
@@ -118,14 +129,3 @@ def test_what_is_refused(db: str, own: psycopg.Connection, arguments: list[str],
     assert words in result.stderr
     assert result.returncode in (2, 3)
     assert count(own, "picture is null") == 1
-
-
-def test_jobs_of_the_queue(db: str, nodes: Any, own: psycopg.Connection) -> None:
-    wanted = """select sql_diffusion.enqueue(n, case when n > 2 then 'a moth' end, case when n > 2 then 'words' else 'plain' end,
-                                             '{"num_inference_steps": 2}') from generate_series(1, 4) n"""
-    ids = [id for (id,) in own.execute(wanted).fetchall()]
-    out = command.succeed(db, "run", "--jobs", "--batch", 1, "--workers", 2, "--ray", nodes.address)
-    assert out == "Painted 4 jobs; the queue gives 0 more\n"
-    alone = """select count(*) from sql_diffusion.jobs where id = any(%s) and state = 'succeeded' and attempt = 1
-                 and png = sql_diffusion.paint_job(seed, prompt, model, settings)"""
-    assert own.execute(alone, [ids]).fetchone() == (4,)
