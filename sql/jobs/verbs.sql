@@ -41,7 +41,7 @@ begin atomic
   with claimed as (
     update sql_diffusion.jobs j
     set state = case when j.attempt < j.max_attempts then 'running' else 'failed' end,
-        attempt = least(j.attempt + 1, j.max_attempts),
+        attempt = least(j.attempt, j.max_attempts - 1) + 1,
         lease_until = case when j.attempt < j.max_attempts then clock_timestamp() + coalesce(claim_jobs.lease, '15 minutes') end,
         started_at = case when j.attempt < j.max_attempts then clock_timestamp() else j.started_at end,
         finished_at = case when j.attempt < j.max_attempts then null else clock_timestamp() end,
