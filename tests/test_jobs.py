@@ -312,6 +312,36 @@ def test_a_killed_session_of_work(db: str, own: Connection) -> None:
         check_pictures(own, SLOW)
 
 
+def test_a_cancelled_call_of_work(db: str, own: Connection) -> None:
+    """Its job is back in the queue at once, with the words, and not only when the lease has ended."""
+    number = enqueue(own, 1, 900)
+    with psycopg.connect(dbname=db, autocommit=True) as worker:
+        worker.execute("set statement_timeout = '1s'")
+        with pytest.raises(psycopg.errors.QueryCanceled, match="due to statement timeout"):
+            worker.execute("call sql_diffusion.work(backend => 'sql')")
+    assert states(own) == [(number, "queued", 1, "canceling statement due to statement timeout")]
+    assert claim(own) == [(number, 2)]
+
+
+def test_rows_that_somebody_locks_keep_no_painter(db: str, own: Connection) -> None:
+    """work returns, and does not ask for them again and again."""
+    number = enqueue(own, 1)
+    with psycopg.connect(dbname=db) as other:
+        other.execute("select from sql_diffusion.jobs where id = %s for update", [number])
+        own.execute("set statement_timeout = '10s'")
+        own.execute("call sql_diffusion.work()")
+    assert [state for _, state, *_ in states(own)] == ["queued"]
+
+
+def test_an_attempt_as_large_as_an_integer(own: Connection) -> None:
+    """Who may insert into the view can write one: others' claims go on."""
+    own.execute(
+        "insert into sql_diffusion.jobs (seed, attempt, max_attempts, priority) values (1, 2147483647, 2147483647, 9)"
+    )
+    number = enqueue(own, 1)
+    assert claim(own, 2) == [(number, 1)]
+
+
 def states_of(own: Connection) -> set[str]:
     return {state for _, state, *_ in states(own)}
 

@@ -41,7 +41,7 @@ begin atomic
   with claimed as (
     update sql_diffusion.jobs j
     set state = case when j.attempt < j.max_attempts then 'running' else 'failed' end,
-        attempt = least(j.attempt + 1, j.max_attempts),
+        attempt = least(j.attempt, j.max_attempts - 1) + 1,
         lease_until = case when j.attempt < j.max_attempts then clock_timestamp() + coalesce(claim_jobs.lease, '15 minutes') end,
         started_at = case when j.attempt < j.max_attempts then clock_timestamp() else j.started_at end,
         finished_at = case when j.attempt < j.max_attempts then null else clock_timestamp() end,
@@ -162,20 +162,25 @@ begin
     select c.id, c.attempt, c.prompt, c.seed, c.model, c.settings into job from sql_diffusion.claim_jobs(1, lease) c;
     commit;
     if job.id is null then
-      exit when not exists (select from sql_diffusion.claimable_jobs c);
+      -- either it was one that has failed now, and there are more, or those that are left are locked by somebody: no waiting for him
+      perform from sql_diffusion.claimable_jobs c limit 1 for update of c skip locked;
+      exit when not found;
       continue;
     end if;
     begin
       png := sql_diffusion.paint_job(job.seed, job.prompt, job.model, job.settings, backend);
       perform sql_diffusion.finish_job(job.id, job.attempt, png);
-    exception when others then
+    exception when others or query_canceled then
       get stacked diagnostics words = message_text, code = returned_sqlstate;
       perform sql_diffusion.fail_job(job.id, job.attempt, words, code);
     end;
     commit;
+    if code operator(pg_catalog.=) '57014' then
+      raise exception using message = words, errcode = code;
+    end if;
   end loop;
 end
 $$;
 comment on procedure sql_diffusion.work(int, interval, text) is
-  'Paints jobs, one after the other, each claimed and written back in transactions of their own, until nothing is left to claim or jobs of them were painted. A job that fails keeps the words, and the next one has its turn. '
+  'Paints jobs, one after the other, each claimed and written back in transactions of their own, until nothing is left to claim or jobs of them were painted. A job that fails keeps the words, and the next one has its turn; one whose call is cancelled is back in the queue. '
   'lease: longer than a picture takes. backend: auto, sql, numpy or torch, as for text_to_image. Several sessions may call it at once. It has to be called outside of transactions, for it commits.';
