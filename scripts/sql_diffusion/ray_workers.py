@@ -156,9 +156,10 @@ def started(connection: Connection, job: Job, count: int, address: str) -> Itera
     try:
         reach(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        words = str(error).splitlines() or [type(error).__name__]
         raise Problem(
-            f"no connection to Ray at {address}: {str(error).splitlines()[0]}",
+            f"no connection to Ray at {address}: {words[0]}",
             "Start its first node, and name that: ray start --head --port=6379, then --ray HOST:6379",
             DATABASE,
         ) from error
