@@ -92,17 +92,18 @@ def test_only_raising_and_routing_are_procedural(connection: Connection) -> None
 
 
 def test_a_procedure_finds_nothing_by_a_search_path(connection: Connection) -> None:
-    """One that commits cannot say what is searched: all that it names has its schema, and it has no operators."""
+    """One that commits cannot say what is searched: all that it names has its schema, its operators too."""
     rows = connection.execute(f"select p.proname, p.prosrc {FUNCTIONS} and p.prokind = 'p'").fetchall()
     assert [name for name, _ in rows] == ["work"]
-    for name, text in rows:
+    for name, source in rows:
+        text = re.sub(r"--.*|\boperator\(pg_catalog\.\S+?\)", "", source)
         called = re.findall(r"([\w.]+)\(", text)
         assert {call for call in called if "." not in call} == {"coalesce"}, name
         types = re.findall(r"^  \w+ ([\w.]+);$", text.partition("begin")[0], re.MULTILINE)
         assert len(types) == 4 and all(type.startswith("pg_catalog.") for type in types)
         assert not re.search(
             r"[-+*/<>~!@#%^&|`?]|::|\bcast\b|(?<!:)=",
-            text.replace("words = message_text, code = returned_sqlstate", ""),
+            re.sub("words = message_text, code = returned_sqlstate|message = words, errcode = code", "", text),
         ), name
 
 
