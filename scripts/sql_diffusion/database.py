@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from . import arrays
 from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
@@ -36,6 +37,12 @@ def connect(dsn: str) -> Connection:
         ) from error
     arrays.register(connection)
     return connection
+
+
+def whole_dsn(connection: Connection) -> str:
+    """Where a connection leads, with what came from this process's environment or was typed: workers have neither."""
+    password = {"password": connection.info.password} if connection.info.password else {}
+    return make_conninfo("", **{**connection.info.get_parameters(), **password})
 
 
 def wants_password(error: psycopg.OperationalError) -> bool:

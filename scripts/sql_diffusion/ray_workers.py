@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from .database import Connection, connect
 from .engine import Engine, backend_here
@@ -134,12 +133,6 @@ def needs_of(connection: Connection, job: Job) -> Needs:
     return Needs(int(threads), int(job.backend == "torch" and device.startswith("cuda")))
 
 
-def whole_dsn(connection: Connection) -> str:
-    """The connection's own, with what came from this machine's environment, which a node has not."""
-    password = {"password": connection.info.password} if connection.info.password else {}
-    return make_conninfo("", **{**connection.info.get_parameters(), **password})
-
-
 def reach(address: str) -> None:
     """Raises an error where nobody listens: Ray itself would try on and on."""
     host, colon, port = address.rpartition(":")
@@ -151,7 +144,7 @@ def reach(address: str) -> None:
 def started(connection: Connection, job: Job, count: int, address: str) -> Iterator[Actors]:
     """So many workers, none of which outlives the context."""
     ray = import_ray()
-    job = job._replace(dsn=whole_dsn(connection), backend=backend_here(connection, job.backend))
+    job = job._replace(backend=backend_here(connection, job.backend))
     needs = needs_of(connection, job)
     try:
         reach(address)

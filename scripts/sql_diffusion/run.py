@@ -22,9 +22,8 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from .database import Connection, connect, explain, extension_schema, function
+from .database import Connection, connect, explain, extension_schema, function, whole_dsn
 from .errors import DATABASE, MODEL, USAGE, Problem
 from .generate import model_name, takes_prompt
 from .stopping import Stop, stoppable
@@ -165,9 +164,10 @@ def prepare(connection: Connection, job: Job) -> Job:
             "Give each row its seed, which makes the picture: select id, prompt, seed from wanted ...; a column can have one by default: seed bigint default (random() * 1e9)::bigint",
             USAGE,
         )
-    if not re.search(r"%\(png\)[sbt]", job.update):
+    used = placeholders(job.update)
+    if "png" not in used:
         raise Problem("the update has no %(png)s, which is the picture", UPDATE, USAGE)
-    if not any(re.search(rf"%\({re.escape(name)}\)[sbt]", job.update) for name in job.columns):
+    if not used.intersection(job.columns):
         raise Problem(
             "the update names no column of the query, and would give every row the same picture", UPDATE, USAGE
         )
@@ -188,6 +188,11 @@ def prepare(connection: Connection, job: Job) -> Job:
                 f'model "{job.model}" {has} column prompt', "Name another: --model MODEL, or change the query.", USAGE
             )
     return job
+
+
+def placeholders(update: str) -> set[str]:
+    """The names in %(name)s, which psycopg puts values in place of."""
+    return set(re.findall(r"%\((.*?)\)[sbt]", update))
 
 
 def refused(what: str, error: Exception, hint: str) -> Problem:
@@ -259,7 +264,7 @@ class Query:
         self.connection, self.job = connection, job
         self.done: set[int] = set()
         # What the update finds a row by tells rows apart: other columns it may have changed itself.
-        used = re.findall(r"%\((.*?)\)[sbt]", re.split(r"(?i)\bwhere\b", job.update)[-1])
+        used = placeholders(re.split(r"(?i)\bwhere\b", job.update)[-1])
         keys = [name for name in job.columns if name in used] or job.columns
         key = sql.SQL(", ").join(sql.Identifier("q", name) for name in keys).as_string(connection)
         self.mark = f"pg_catalog.hashtextextended(row({key})::text, 0)".replace("%", "%%")
@@ -315,7 +320,8 @@ class Query:
 
     def name(self, row: Row) -> str:
         """id = 7: what the update knows the row by."""
-        known = [key for key in row.values if f"%({key})" in self.job.update] or list(row.values)
+        used = placeholders(self.job.update)
+        known = [key for key in row.values if key in used] or list(row.values)
         return ", ".join(f"{key} = {row.values[key]}" for key in known)
 
 
@@ -633,9 +639,7 @@ def run(
 
     ray: the address of a cluster whose nodes paint.
     """
-    job = job._replace(
-        dsn=make_conninfo(job.dsn, **({"password": connection.info.password} if connection.info.password else {}))
-    )
+    job = job._replace(dsn=whole_dsn(connection))
     start: AbstractContextManager[Crew] = started(job, workers)
     if ray is not None:
         from . import ray_workers
