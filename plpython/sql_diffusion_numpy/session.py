@@ -47,7 +47,7 @@ def query(plpy: Any, sql: str, types: list[str], arguments: list[Any]) -> Any:
 def begin(plpy: Any) -> bool:
     """Take the settings for this call: the number of threads, the memory; returns whether progress is to be told."""
     [settings] = query(plpy, _SETTINGS if in_server(plpy) else _SETTINGS_ELSEWHERE, [], [])
-    counts = [_threads(settings[name]) for name in ("threads", "most_threads") if settings[name] is not None]
+    counts = [thread_count(settings[name]) for name in ("threads", "most_threads") if settings[name] is not None]
     threads.set_count(min(counts) if counts and settings["threads"] else min([threads.default_count(), *counts]))
     sizes = [_bytes(settings[name]) for name in ("memory", "most_memory") if settings[name] is not None]
     memory.set_limit(min(sizes, default=None))
@@ -56,7 +56,8 @@ def begin(plpy: Any) -> bool:
     return bool(settings["progress"])
 
 
-def _threads(written: str) -> int:
+def thread_count(written: str) -> int:
+    """The setting sql_diffusion.threads as a number."""
     if not (re.fullmatch(r"\s*\d{1,9}\s*", written, re.ASCII) and 1 <= int(written) <= threads.MOST):
         fail(f"sql_diffusion.threads is '{written}', expected an integer from 1 to {threads.MOST}")
     return int(written)
@@ -69,14 +70,16 @@ def _bytes(written: str) -> int:
     return int(size[1]) << {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]]
 
 
+@functools.cache
 def keep_memory() -> None:
-    """What a layer frees is there for the next one: glibc would hand it to the system, which clears each page anew.
+    """What a layer frees is there for the next one: glibc would hand it to the system, which clears each page anew. Said once.
 
     Larger arrays go back at once, as ever, so that none of them waits behind a small one.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
-        for option, size in ((M_MMAP_THRESHOLD, 16 << 20), (M_TRIM_THRESHOLD, 64 << 20)):
-            ctypes.CDLL(None).mallopt(option, size)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 16 << 20)
+        library.mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 
 def give_memory_back() -> None:

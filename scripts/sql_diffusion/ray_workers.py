@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from sql_diffusion_numpy.errors import Refused
+from sql_diffusion_numpy.session import thread_count
+
 from .database import Connection, connect
 from .engine import Engine, backend_here
 from .errors import DATABASE, USAGE, Problem
@@ -128,9 +131,11 @@ def needs_of(connection: Connection, job: Job) -> Needs:
                   coalesce(current_setting('sql_diffusion.device', true), '')"""
     ).fetchone()
     threads, device = row
-    if not threads.isdigit():
-        raise Problem(f"sql_diffusion.threads is '{threads}', expected an integer", None, USAGE)
-    return Needs(int(threads), int(job.backend == "torch" and device.startswith("cuda")))
+    try:
+        count = thread_count(threads)
+    except Refused as error:
+        raise Problem(error.message, error.hint, USAGE) from error
+    return Needs(count, int(job.backend == "torch" and device.startswith("cuda")))
 
 
 def reach(address: str) -> None:
