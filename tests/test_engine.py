@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from databases import new_database
+from painting import grey_levels
 from reference import insert_model, random_unet
 from sql_diffusion.database import Connection, connect
 from sql_diffusion.engine import VERBS, Engine, backend_here
 from sql_diffusion.errors import Problem
 from sql_diffusion_numpy import threads
-from test_run_command import grey_levels
 from test_torch_server import show_torch
 from text_pipelines import insert_pipeline
 

@@ -20,27 +20,18 @@ import pytest
 from psycopg import Connection
 
 import helper_command as command
-from databases import new_database
 from numpy_server import STRESS
-from reference import insert_model, random_unet
-from test_run_command import grey_levels, until
-from text_pipelines import insert_pipeline
+from painting import SLOW, grey_levels, new_painters, until
 
 pytest_plugins = ["text_pipelines"]
 
 TIMES = 20 if STRESS else 1  # something is killed
-SLOW = 30  # steps, so that there is a middle
 STEPS = '{"num_inference_steps": 2}'
 
 
 @pytest.fixture(scope="module")
 def db(pipelines: dict[str, Any], folders: dict[str, Path]) -> Iterator[str]:
-    """With a model of prompts, words, one of classes, and a plain one, which is the one that is used where none is named."""
-    with new_database("sql_diffusion_numpy") as name, psycopg.connect(dbname=name, autocommit=True) as own:
-        rng = np.random.default_rng(5)
-        insert_pipeline(own, "words", pipelines["1"], folders)
-        insert_model(own, "classes", random_unet(rng, num_class_embeds=5))
-        insert_model(own, "plain", random_unet(rng))
+    with new_painters(pipelines, folders) as name:
         yield name
 
 

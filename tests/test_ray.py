@@ -18,11 +18,8 @@ import pytest
 
 import helper_command as command
 import ray_nodes
-from databases import new_database
 from numpy_server import STRESS
-from reference import insert_model, random_unet
-from test_run_command import QUERY, UPDATE, count, different, plain, until, want
-from text_pipelines import insert_pipeline
+from painting import QUERY, UPDATE, count, different, make_wanted, new_painters, plain, until, want
 
 pytest_plugins = ["text_pipelines"]
 
@@ -31,9 +28,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def db(pipelines: dict[str, Any], folders: dict[str, Path]) -> Iterator[str]:
-    with new_database("sql_diffusion_numpy") as name, psycopg.connect(dbname=name, autocommit=True) as own:
-        insert_pipeline(own, "words", pipelines["1"], folders)
-        insert_model(own, "plain", random_unet(np.random.default_rng(5)))
+    with new_painters(pipelines, folders) as name, psycopg.connect(dbname=name, autocommit=True) as own:
         own.execute(f"alter database {name} set sql_diffusion.threads = 1".encode())
         yield name
 
@@ -46,13 +41,8 @@ def nodes() -> Iterator[Any]:
 
 @pytest.fixture
 def own(db: str) -> Iterator[psycopg.Connection]:
-    """With a new table of wanted pictures, and none in it."""
     with psycopg.connect(dbname=db, autocommit=True) as connection:
-        connection.execute("drop table if exists wanted")
-        connection.execute(
-            "create table wanted (id int primary key, seed bigint, prompt text, model text, picture bytea, painter int, "
-            "painted int not null default 0)"
-        )
+        make_wanted(connection)
         yield connection
 
 

@@ -21,8 +21,8 @@ import helper_command as command
 from clusters import new_cluster, run_as_server
 from installation import program
 from numpy_server import STRESS
+from painting import QUERY, UPDATE, different, make_wanted, plain, until, want
 from reference import insert_model, random_unet
-from test_run_command import QUERY, UPDATE, different, plain, until, want
 
 ROWS, STEPS = 10, 12
 GIVEN = ["run", "--query", QUERY, "--update", UPDATE, "--model", "plain", "--steps", STEPS, "--batch", 2]
@@ -91,10 +91,7 @@ def test_kills(home: str, rng: np.random.Generator, kill_it: Callable[[subproces
     given = [*GIVEN, "--dsn", f"host={home} port=5432 user=postgres dbname=postgres"]
     for _ in range(20 if STRESS else 1):
         with connect(home) as own:
-            own.execute("drop table if exists wanted")
-            own.execute(
-                "create table wanted (id int primary key, seed bigint, picture bytea, painted int not null default 0)"
-            )
+            make_wanted(own)
             want(own, ROWS, rng)
             run = command.start("postgres", *given, "--workers", 2)
             until(lambda own=own: own.execute("select from wanted where picture is not null").rowcount > 0)  # type: ignore[misc]
