@@ -151,6 +151,27 @@ def test_a_picture_in_a_batch_is_the_one_alone(rng: np.random.Generator) -> None
             assert np.array_equal(together.statistics.deviation[number], alone.statistics.deviation[0])
 
 
+@pytest.mark.parametrize("name", ["1x1", "3x3", "winograd4"])
+def test_the_products_of_a_large_layer_are_large(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They are copied before they are multiplied, which is worth it where many rows are multiplied at once."""
+    algorithm, padding, _ = ALGORITHMS[name]
+    kernel = algorithm.g.shape[1]
+    weight = torch.from_numpy(rng.standard_normal((640, 320, kernel, kernel)).astype(np.float32))
+    layer = convolution(algorithm, weight, torch.zeros(640), *padding)
+    multiplied, matmul = [], np.matmul
+
+    def watched(a: np.ndarray, b: np.ndarray, **how: Any) -> np.ndarray:
+        if b.shape[-1] == 320:  # an output block, and not a transform
+            multiplied.append(a.shape[-2])
+        return matmul(a, b, **how)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    conv2d.convolve([Piece(rng.standard_normal((1, 64, 48, 320)).astype(np.float32), None)], layer)
+    assert min(multiplied) >= 32
+
+
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5), (4, 1)])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1), (3, 4)])
 def test_the_layer_conv2d_takes_any_kernel(

@@ -301,11 +301,11 @@ def _fitting(count: int, most: int) -> int:
     return best if 2 * best >= min(count, most) else count
 
 
-def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray) -> None:
-    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out)."""
+def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small: bool) -> None:
+    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out), by small products or not."""
     points, count, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
-    some = _fitting(count, _SMALL_PRODUCT // (in_block * out_block))
+    some = _fitting(count, _SMALL_PRODUCT // (in_block * out_block)) if small else count
     np.matmul(
         tiles.reshape(points, -1, some, in_blocks, 1, in_block).transpose(0, 3, 4, 1, 2, 5),
         weight[:, :, :, None],
@@ -444,13 +444,13 @@ def convolve(
                 addend = (own_bias if bias is None else bias[picture])[mine]
                 if pixels.size == 1:  # what the product gives is the result
                     flat = result[picture].reshape(-1, outs)[begin * out_width : end * out_width, mine]
-                    _multiply(tiles, part_weight, flat[None, None])
+                    _multiply(tiles, part_weight, flat[None, None], small)
                     times = pixels_a_row(flat)
                     long = flat.reshape(-1, times * wide)
                     np.add(long, repeated(addend, times), out=long)
                 else:
                     product = workspace(next(scratch), len(tiles), in_blocks, many * across, wide)
-                    _multiply(tiles, part_weight, product)
+                    _multiply(tiles, part_weight, product, small)
                     summed = workspace(next(scratch), out * out, many * across * wide)
                     _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed)
                     placed = summed.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
