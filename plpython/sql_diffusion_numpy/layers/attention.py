@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .conv2d import Activation, Piece, convolve, extent
-from .group_norm import Norm
+from .conv2d import Activation, Entry, Piece, convolve, extent
 from .modules import Layout, Network, Read, lay_out_convolution, lay_out_module, zeros_for_none
 from .scaled_dot_product_attention import attend
 
@@ -48,7 +47,7 @@ def attention(
     activation: Activation,
     heads: int,
     context: Activation | None = None,
-    norm: Norm | None = None,
+    norm: Entry | None = None,
     residual: np.ndarray | None = None,
     is_causal: bool = False,
     output_scale: float = 1.0,

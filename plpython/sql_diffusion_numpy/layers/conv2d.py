@@ -24,6 +24,7 @@ import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
 from .group_norm import Norm, Statistics, channel_statistics, merge_statistics, pixels_a_row, repeated
+from .relu import Rectifier, relu_into
 
 
 class Algorithm(NamedTuple):
@@ -206,6 +207,7 @@ class Piece(NamedTuple):
 
 
 Activation = list[Piece]
+Entry = Norm | Rectifier  # what a layer does to the values that it reads
 
 
 def extent(activation: Activation) -> tuple[int, int, int, int]:
@@ -238,7 +240,7 @@ _WORTH, _PASSES = 20_000_000, 100
 
 
 def _read_rows(
-    padded: np.ndarray, activation: Activation, norm: Norm | None, picture: int, first: int, left: int
+    padded: np.ndarray, activation: Activation, norm: Entry | None, picture: int, first: int, left: int
 ) -> None:
     """Fill padded (rows, columns, channels) with the picture's rows from first on, normalised, zeros outside it."""
     rows, columns, _ = padded.shape
@@ -256,6 +258,8 @@ def _read_rows(
         target = padded[begin:end, left:right, channel : channel + channels]
         if norm is None:
             target[...] = source[:, : right - left]
+        elif isinstance(norm, Rectifier):
+            relu_into(source[:, : right - left], target)
         else:
             # Of SiLU, x / (1 + exp(-x)) = h + h tanh(h) with h = x / 2: no overflow, and one pass less.
             half = np.float32(0.5 if norm.silu else 1)
@@ -351,7 +355,7 @@ def _chunks(begin: int, end: int, down: int, most: int) -> list[_Chunk]:
 def convolve(
     activation: Activation,
     convolution: Convolution,
-    norm: Norm | None = None,
+    norm: Entry | None = None,
     bias: np.ndarray | None = None,
     residual: np.ndarray | None = None,
     output_scale: float = 1.0,

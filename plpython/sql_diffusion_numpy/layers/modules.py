@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import conv2d
-from .conv2d import Activation, Convolution, Piece, extent, statistics_of
+from .conv2d import Activation, Convolution, Entry, Piece, extent, statistics_of
 from .group_norm import Norm, apply_norm, prepare_norm
+from .relu import Rectifier, relu
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]  # key -> weight, bias
 Arrays = MutableMapping[str, np.ndarray]
@@ -84,10 +85,10 @@ class Engine(NamedTuple):
 
 
 class Normalized(NamedTuple):
-    """An activation whose norm is left for the step behind to do, which reads the pixels anyway."""
+    """An activation whose norm, or ReLU, is left for the step behind to do, which reads the pixels anyway."""
 
     activation: Activation
-    norm: Norm
+    norm: Entry
 
 
 Value = Activation | Normalized  # what goes from step to step, and lasts as long as a later step takes it
@@ -111,14 +112,15 @@ def passing_steps(plan: list[PlanRow]) -> frozenset[int]:
     return frozenset(row.step for row in plan if row.operation in _MAKERS and taken.count(row.step) == 1)
 
 
-def with_norm(value: Value) -> tuple[Activation, Norm | None]:
+def with_norm(value: Value) -> tuple[Activation, Entry | None]:
     return value if isinstance(value, Normalized) else (value, None)
 
 
 def plain(value: Value) -> Activation:
     """The activation, normalised where that was left to do."""
     if isinstance(value, Normalized):
-        return [Piece(apply_norm(joined(value.activation), value.norm), None)]
+        values, norm = joined(value.activation), value.norm
+        return [Piece(relu(values) if isinstance(norm, Rectifier) else apply_norm(values, norm), None)]
     return value
 
 
