@@ -17,7 +17,7 @@ from sql_diffusion_numpy.layers import attention, conv2d
 from sql_diffusion_numpy.layers.conv2d import Activation, Algorithm, Convolution, Piece
 from sql_diffusion_numpy.layers.geglu import geglu
 from sql_diffusion_numpy.layers.gelu import gelu
-from sql_diffusion_numpy.layers.group_norm import apply_norm, group_norm, prepare_norm
+from sql_diffusion_numpy.layers.group_norm import Norm, apply_norm, group_norm, prepare_norm
 from sql_diffusion_numpy.layers.layer_norm import layer_norm, layer_norm_tokens
 from sql_diffusion_numpy.layers.mish import mish
 from sql_diffusion_numpy.layers.modules import Layout, PlanRow
@@ -135,16 +135,35 @@ def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> N
     assert error(piece.values.transpose(0, 3, 1, 2), theirs / 2) < tolerance
 
 
-def test_a_picture_in_a_batch_is_the_one_alone(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("batch", [5, 12])
+@pytest.mark.parametrize("size", [(12, 8), (64, 48)], ids=str)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_picture_in_a_batch_is_the_one_alone(
+    rng: np.random.Generator, name: str, size: tuple[int, int], batch: int
+) -> None:
     """To the bit, in layers of few channels."""
-    for algorithm, padding, _ in ALGORITHMS.values():
-        kernel = algorithm.g.shape[1]
-        x = torch.from_numpy(rng.standard_normal((5, 24, 12, 8)).astype(np.float32))
-        weight = torch.from_numpy(rng.standard_normal((16, 24, kernel, kernel)).astype(np.float32))
-        layer = convolution(algorithm, weight, torch.zeros(16), *padding)
-        [together] = conv2d.convolve([Piece(channels_last(x), None)], layer)
-        for number in range(5):
-            [alone] = conv2d.convolve([Piece(channels_last(x[number : number + 1]), None)], layer)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    algorithm, padding, _ = ALGORITHMS[name]
+    kernel = algorithm.g.shape[1]
+    x, scale, shift, bias = normal(batch, *size, 24), normal(batch, 24), normal(batch, 24), normal(batch, 16)
+    layer = convolution(algorithm, torch.from_numpy(normal(16, 24, kernel, kernel)), torch.zeros(16), *padding)
+    residual = np.zeros_like(conv2d.convolve([Piece(x, None)], layer)[0].values)
+    residual += normal(*residual.shape)
+    for sums in (False, True):  # the layer alone, and with all that stands before and behind it
+
+        def run(pictures: slice, sums: bool = sums) -> Piece:
+            activation = [Piece(x[pictures], None)]
+            if not sums:
+                return conv2d.convolve(activation, layer)[0]
+            norm = Norm(scale[pictures], shift[pictures], True)
+            return conv2d.convolve(activation, layer, norm, bias[pictures], residual[pictures], 0.5)[0]
+
+        together = run(slice(batch))
+        for number in range(batch):
+            alone = run(slice(number, number + 1))
             assert together.statistics is not None and alone.statistics is not None
             assert np.array_equal(together.values[number], alone.values[0])
             assert np.array_equal(together.statistics.mean[number], alone.statistics.mean[0])

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
-from .group_norm import Norm, Statistics, channel_statistics, merge_statistics, pixels_a_row, repeated
+from .group_norm import Norm, Statistics, Taken, channel_statistics, merge_statistics, pixels_a_row, repeated
 from .relu import Rectifier, relu_into
 
 
@@ -221,8 +221,7 @@ def statistics_of(activation: Activation) -> Statistics:
     for values, statistics in activation:
         if statistics is None:
             channels = values.shape[3]
-            taken = [channel_statistics(picture.reshape(-1, channels)) for picture in values]
-            statistics = Statistics(np.array([part[1] for part in taken]), np.array([part[2] for part in taken]))
+            statistics = merge_statistics([channel_statistics(picture.reshape(1, -1, channels)) for picture in values])
         means.append(statistics.mean)
         deviations.append(statistics.deviation)
     if len(activation) == 1:
@@ -234,61 +233,69 @@ def statistics_of(activation: Activation) -> Statistics:
 _CACHED = 1 << 16  # of a norm
 _TOGETHER = 1 << 17  # of a product
 _PADDED = 1 << 18  # of the input
+_GROUPED = 1 << 19  # of the products of whole pictures, which are small and many: each call of NumPy's costs, too
 
 # Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
 _WORTH, _PASSES = 20_000_000, 100
 
 
 def _read_rows(
-    padded: np.ndarray, activation: Activation, norm: Entry | None, picture: int, first: int, left: int
+    padded: np.ndarray, activation: Activation, norm: Entry | None, pictures: slice, first: int, left: int
 ) -> None:
-    """Fill padded (rows, columns, channels) with the picture's rows from first on, normalised, zeros outside it."""
-    rows, columns, _ = padded.shape
+    """Fill padded (pictures, rows, columns, channels) with their rows from first on, normalised, zeros outside of them."""
+    count, rows, columns, _ = padded.shape
     _, height, width, _ = activation[0].values.shape
     begin, end = max(0, -first), min(rows, height - first)
     right = min(columns, left + width)
-    padded[:begin] = 0
-    padded[end:] = 0
-    padded[begin:end, :left] = 0
-    padded[begin:end, right:] = 0
+    padded[:, :begin] = 0
+    padded[:, end:] = 0
+    padded[:, begin:end, :left] = 0
+    padded[:, begin:end, right:] = 0
     channel = 0
     for values, _ in activation:
         channels = values.shape[3]
-        source = values[picture, first + begin : first + end]  # (rows, width, channels)
-        target = padded[begin:end, left:right, channel : channel + channels]
+        source = values[pictures, first + begin : first + end]  # (pictures, rows, width, channels)
+        target = padded[:, begin:end, left:right, channel : channel + channels]
         if norm is None:
-            target[...] = source[:, : right - left]
+            target[...] = source[:, :, : right - left]
         elif isinstance(norm, Rectifier):
-            relu_into(source[:, : right - left], target)
+            relu_into(source[:, :, : right - left], target)
         else:
             # Of SiLU, x / (1 + exp(-x)) = h + h tanh(h) with h = x / 2: no overflow, and one pass less.
             half = np.float32(0.5 if norm.silu else 1)
             row = slice(channel, channel + channels)
-            scale, shift = workspace("scale", width, channels), workspace("shift", width, channels)
-            scale[...] = norm.scale[picture, row] * half
-            shift[...] = norm.shift[picture, row] * half
-            scale, shift = scale.reshape(-1), shift.reshape(-1)
+            scale, shift = workspace("scale", count, width, channels), workspace("shift", count, width, channels)
+            scale[...] = (norm.scale[pictures, row] * half)[:, None]
+            shift[...] = (norm.shift[pictures, row] * half)[:, None]
+            scale, shift = scale.reshape(count, 1, -1), shift.reshape(count, 1, -1)
             lines = max(1, _CACHED // scale.size)
             for line in range(0, end - begin, lines):
-                chunk = source[line : line + lines]
+                chunk = source[:, line : line + lines]
                 affine = workspace("even", *chunk.shape)
-                flat = affine.reshape(len(chunk), -1)
-                np.multiply(chunk.reshape(len(chunk), -1), scale, out=flat)
+                flat = affine.reshape(count, chunk.shape[1], -1)
+                np.multiply(chunk.reshape(flat.shape), scale, out=flat)
                 np.add(flat, shift, out=flat)
                 if norm.silu:
                     other = workspace("odd", *chunk.shape)
                     np.tanh(affine, out=other)
                     np.multiply(affine, other, out=other)
-                    np.add(affine[:, : right - left], other[:, : right - left], out=target[line : line + lines])
+                    kept = slice(right - left)
+                    np.add(affine[:, :, kept], other[:, :, kept], out=target[:, line : line + lines])
                 else:
-                    target[line : line + lines] = affine[:, : right - left]
+                    target[:, line : line + lines] = affine[:, :, : right - left]
         channel += channels
 
 
-def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
-    """out = matrix @ columns, in blocks of columns that are small products in the sense of lay_out_weight."""
-    block = math.gcd(columns.shape[1], 512)
+def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray, unit: int = 0) -> None:
+    """out = matrix @ columns, in blocks of columns that are small products in the sense of lay_out_weight.
+
+    unit: so many columns are multiplied as if they were alone; 0 for all.
+    """
+    unit = unit or columns.shape[1]
+    block = math.gcd(unit, 512)
     if block < 64:
+        block = unit
+    if block == columns.shape[1]:
         np.matmul(matrix, columns, out=out)
     else:
         np.matmul(
@@ -305,11 +312,14 @@ def _fitting(count: int, most: int) -> int:
     return best if 2 * best >= min(count, most) else count
 
 
-def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small: bool) -> None:
-    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out), by small products or not."""
-    points, count, _ = tiles.shape
+def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small: bool, unit: int) -> None:
+    """(points, tiles, in) times the laid-out weight, into product (points, in blocks, tiles, out).
+
+    So many tiles as unit are multiplied as if they were alone, by small products or not.
+    """
+    points, _, _ = tiles.shape
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
-    some = _fitting(count, _SMALL_PRODUCT // (in_block * out_block)) if small else count
+    some = _fitting(unit, _SMALL_PRODUCT // (in_block * out_block)) if small else unit
     np.matmul(
         tiles.reshape(points, -1, some, in_blocks, 1, in_block).transpose(0, 3, 4, 1, 2, 5),
         weight[:, :, :, None],
@@ -334,9 +344,10 @@ def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
 
 
 class _Chunk(NamedTuple):
-    """Tile rows of a picture that are worked on at a time."""
+    """Tile rows that are worked on at a time: some of a picture, or all of several pictures."""
 
-    picture: int
+    first: int  # picture
+    last: int  # the one behind
     begin: int
     end: int
 
@@ -347,9 +358,16 @@ def _chunks(begin: int, end: int, down: int, most: int) -> list[_Chunk]:
     while begin < end:
         picture, first = divmod(begin, down)
         rows = min(down - first, end - begin)
-        chunks += [_Chunk(picture, first + some, first + stop) for some, stop in share(rows, -(-rows // most))]
+        for some, stop in share(rows, -(-rows // most)):
+            chunks.append(_Chunk(picture, picture + 1, first + some, first + stop))
         begin += rows
     return chunks
+
+
+def _groups(begin: int, end: int, down: int, most: int) -> list[_Chunk]:
+    """All tile rows, down in each, of pictures begin to end, in chunks of at most so many pictures."""
+    some = share(end - begin, -(-(end - begin) // most))
+    return [_Chunk(begin + first, begin + last, 0, down) for first, last in some]
 
 
 def convolve(
@@ -397,87 +415,105 @@ def convolve(
     taps = size * size if points is None else algorithm.g.shape[1] ** 2
     cost = batch * out_height * out_width * (taps * ins * outs + _PASSES * (ins + outs))
     count, all_rows, all_blocks = max(1, min(get_count(), cost // _WORTH)), (0, batch * down), (0, out_blocks)
+    # Small pictures are worked on several at a time, as if each were alone, where every thread has about as many.
+    group = 0
+    if small and down % most == 0 and down * out == out_height and -(-batch // count) * count <= 1.15 * batch:
+        group = _GROUPED // (row_size * down)
     if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
         parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
+    elif group > 0:
+        parts = [(_groups(*pictures, down, group), all_blocks) for pictures in share(batch, count)]
     elif small:  # the same chunks whatever the batch and the threads, so that sums are the same to the bit
         chunks = _chunks(*all_rows, down, most)
         parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
     else:
         parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
-    # of each part, for each picture: (pixels, mean, deviation) of its channels
-    taken: list[list[list[tuple[int, np.ndarray, np.ndarray]]]] = [[[] for _ in range(batch)] for _ in parts]
+    taken: list[list[list[Taken]]] = [[[] for _ in range(batch)] for _ in parts]  # of each part, for each picture
 
     def work(part: int) -> None:
         chunks, blocks = parts[part]
         part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
         wide = mine.stop - mine.start
         while chunks:
-            picture, first, _ = chunks[0]
-            together = [each for each in chunks if each.picture == picture and each.end - first <= read_at_once]
+            first_picture, last_picture, first, stop = chunks[0]
+            pictures, number = slice(first_picture, last_picture), last_picture - first_picture
+            together = chunks[:1]
+            for chunk in chunks[1:]:
+                if chunk.first == first_picture and chunk.end - first <= read_at_once:
+                    together.append(chunk)
+                    stop = chunk.end
             chunks = chunks[len(together) :]
-            stop = together[-1].end
             rows = (stop - first - 1) * step + size
-            padded = None
             if size == 1 and step == 1 and norm is None and len(activation) == 1:
-                lines = activation[0].values[picture, first : first + rows]
+                lines = activation[0].values[pictures, first : first + rows]
             else:
-                lines = padded = workspace("padded", rows, columns, ins)
-                _read_rows(padded, activation, norm, picture, first * step - top, left)
-            for _, tile, tile_end in together:
+                lines = workspace("padded", number, rows, columns, ins)
+                _read_rows(lines, activation, norm, pictures, first * step - top, left)
+            for chunk in together:
                 check_point(part)
-                many = tile_end - tile
-                block = lines[(tile - first) * step :]
+                tile, many = chunk.begin, chunk.end - chunk.begin
+                unit = min(many, most)  # tile rows that are multiplied as if they were alone
+                block = lines[:, (tile - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote
-                row, column, channel = block.strides
+                picture, row, column, channel = block.strides
+                tile_count, tile_unit = number * many * across, unit * across
                 if size == 1 and step == 1:
-                    tiles = block[:many].reshape(1, many * across, ins)
+                    tiles = block[:, :many].reshape(1, tile_count, ins)
                 elif points is None:  # a row of a tile is one run of memory
-                    tiles = workspace(next(scratch), many, across, size, size * ins)
-                    strides = (step * row, step * column, row, channel)
+                    tiles = workspace(next(scratch), number, many, across, size, size * ins)
+                    strides = (picture, step * row, step * column, row, channel)
                     tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, strides)
-                    tiles = tiles.reshape(1, many * across, size * size * ins)
+                    tiles = tiles.reshape(1, tile_count, size * size * ins)
                 else:
-                    tiles = workspace(next(scratch), size, size, many, across, ins)
-                    shifts = (row, column, step * row, step * column, channel)
+                    tiles = workspace(next(scratch), size, size, number, many, across, ins)
+                    shifts = (row, column, picture, step * row, step * column, channel)
                     tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, shifts)
-                    transformed = workspace(next(scratch), len(points), many * across, ins)
-                    _transform(points, tiles.reshape(size * size, -1), transformed.reshape(len(points), -1))
-                    tiles = transformed
+                    gathered = tiles.reshape(size * size, -1)
+                    tiles = workspace(next(scratch), len(points), tile_count, ins)
+                    _transform(points, gathered, tiles.reshape(len(points), -1), tile_unit * ins)
                 begin, end = tile * out, min((tile + many) * out, out_height)
-                target = result[picture, begin:end, :, mine]
-                addend = (own_bias if bias is None else bias[picture])[mine]
+                target = result[pictures, begin:end, :, mine]
+                addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
                 if pixels.size == 1:  # what the product gives is the result
-                    flat = result[picture].reshape(-1, outs)[begin * out_width : end * out_width, mine]
-                    _multiply(tiles, part_weight, flat[None, None], small)
-                    times = pixels_a_row(flat)
-                    long = flat.reshape(-1, times * wide)
-                    np.add(long, repeated(addend, times), out=long)
+                    flat = result[pictures, begin:end].reshape(-1, outs)[:, mine]
+                    _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
+                    times = pixels_a_row(flat[: len(flat) // number])
+                    long = flat.reshape(number, -1, times * wide)
+                    np.add(long, repeated(addend, times)[:, None], out=long)
                 else:
-                    product = workspace(next(scratch), len(tiles), in_blocks, many * across, wide)
-                    _multiply(tiles, part_weight, product, small)
-                    summed = workspace(next(scratch), out * out, many * across * wide)
-                    _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed)
-                    placed = summed.reshape(out, out, many, across, wide).transpose(2, 0, 3, 1, 4)
-                    if target.shape[0] == many * out and out_width == across * out:
-                        np.add(placed, addend, out=target.reshape(many, out, across, out, wide))
+                    product = workspace(next(scratch), len(tiles), in_blocks, tile_count, wide)
+                    _multiply(tiles, part_weight, product, small, tile_unit)
+                    summed = workspace(next(scratch), out * out, tile_count * wide)
+                    _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed, tile_unit * wide)
+                    placed = summed.reshape(out, out, number, many, across, wide).transpose(2, 3, 0, 4, 1, 5)
+                    addend = addend[:, None, None, None, None]
+                    if target.shape[1] == many * out and out_width == across * out:
+                        np.add(placed, addend, out=target.reshape(number, many, out, across, out, wide))
                     else:
-                        whole = workspace(next(scratch), many, out, across, out, wide)
+                        whole = workspace(next(scratch), number, many, out, across, out, wide)
                         np.add(placed, addend, out=whole)
-                        target[...] = whole.reshape(many * out, across * out, wide)[: end - begin, :out_width]
+                        whole = whole.reshape(number, many * out, across * out, wide)
+                        target[...] = whole[:, : end - begin, :out_width]
                 if residual is not None:
-                    np.add(target, residual[picture, begin:end, :, mine], out=target)
+                    np.add(target, residual[pictures, begin:end, :, mine], out=target)
                 if output_scale != 1:
                     np.multiply(target, np.float32(output_scale), out=target)
                 if statistics:
-                    taken[part][picture].append(channel_statistics(target.reshape(-1, wide)))
+                    units = channel_statistics(target.reshape(number * many // unit, -1, wide))
+                    for place, each in enumerate(units):
+                        taken[part][chunk.first + place * unit // many].append(each)
 
     parallel(work, len(parts))
     if not statistics:
         return [Piece(result, None)]
     if parts[0][1] == all_blocks:  # the parts are of the same channels
-        taken = [[[entry for part in taken for entry in part[picture]] for picture in range(batch)]]
-    merged = [[merge_statistics(entries) for entries in part] for part in taken]
-    mean, deviation = (np.concatenate([[entry[i] for entry in part] for part in merged], axis=1) for i in (0, 1))
+        return [
+            Piece(
+                result,
+                merge_statistics([[each for part in taken for each in part[picture]] for picture in range(batch)]),
+            )
+        ]
+    mean, deviation = (np.concatenate(kind, axis=1) for kind in zip(*map(merge_statistics, taken), strict=True))
     return [Piece(result, Statistics(mean, deviation))]
 
 

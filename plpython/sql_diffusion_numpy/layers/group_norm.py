@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,36 +45,53 @@ def pixels_a_row(values: np.ndarray) -> int:
     return math.gcd(pixels, 32) if channels < 128 and values.flags.c_contiguous else 1
 
 
-def repeated(vector: np.ndarray, times: int) -> np.ndarray:
-    """(channels) as often as there are pixels in a row, float32."""
-    row = workspace("vector", times, len(vector))
-    row[...] = vector
-    return row.reshape(-1)
+def repeated(vectors: np.ndarray, times: int) -> np.ndarray:
+    """(..., channels) as often as there are pixels in a row, (..., times * channels), float32."""
+    row = workspace("vector", *vectors.shape[:-1], times, vectors.shape[-1])
+    row[...] = vectors[..., None, :]
+    return row.reshape(*vectors.shape[:-1], -1)
 
 
-def channel_statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """(pixels, channels) -> pixels, mean and sum of squared deviations of each channel."""
-    pixels, channels = values.shape
-    times = pixels_a_row(values)
-    long = values.reshape(-1, times * channels)
-    ones = _ones(len(long))
+Taken = tuple[
+    int, np.ndarray, np.ndarray
+]  # of some pixels: how many, mean and sum of squared deviations of each channel
+
+
+def channel_statistics(values: np.ndarray) -> list[Taken]:
+    """(parts, pixels, channels) -> of each part."""
+    parts, pixels, channels = values.shape
+    times = pixels_a_row(values[0])
+    long = values.reshape(parts, -1, times * channels)
+    ones = _ones(long.shape[1])
     # What few channels have is summed in several sums, which are as much more accurate.
-    mean = np.add.reduce(np.matmul(ones, long).reshape(times, channels), dtype=np.float64) / pixels
+    sums = np.matmul(ones, long).reshape(parts, times, channels)
+    mean = np.add.reduce(sums, axis=1, dtype=np.float64) / pixels
     centered = workspace("even", *long.shape)
-    np.subtract(long, repeated(mean, times), out=centered)
+    np.subtract(long, repeated(mean, times)[:, None], out=centered)
     np.multiply(centered, centered, out=centered)
-    return pixels, mean, np.add.reduce(np.matmul(ones, centered).reshape(times, channels), dtype=np.float64)
+    sums = np.matmul(ones, centered).reshape(parts, times, channels)
+    deviation = np.add.reduce(sums, axis=1, dtype=np.float64)
+    return [(pixels, *each) for each in zip(mean, deviation, strict=True)]
 
 
-def merge_statistics(parts: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The statistics of pixels that were taken in parts (Chan, Golub and LeVeque 1979)."""
-    if len(parts) == 1:
-        return parts[0][1], parts[0][2]
-    counts = np.array([part[0] for part in parts], np.float64)
-    means = np.array([part[1] for part in parts])
-    mean = counts @ means / np.add.reduce(counts)
-    deviation = np.add.reduce([part[2] for part in parts]) + counts @ (means - mean) ** 2
-    return mean, deviation
+def merge_statistics(pictures: Sequence[Sequence[Taken]]) -> Statistics:
+    """The statistics of pixels that were taken in parts, of each picture (Chan, Golub and LeVeque 1979)."""
+    counts = [[part[0] for part in parts] for parts in pictures]
+    if any(each != counts[0] for each in counts):
+        alone = [merge_statistics([parts]) for parts in pictures]
+        return Statistics(
+            np.concatenate([each.mean for each in alone]), np.concatenate([each.deviation for each in alone])
+        )
+    shape = len(pictures), len(counts[0]), -1
+    means, deviations = (
+        np.array([part[kind] for parts in pictures for part in parts]).reshape(shape) for kind in (1, 2)
+    )
+    if len(counts[0]) == 1:
+        return Statistics(means[:, 0], deviations[:, 0])
+    weights = np.array(counts[0], np.float64)
+    mean = weights @ means / np.add.reduce(weights)  # (pictures, channels)
+    deviation = np.add.reduce(deviations, axis=1) + weights @ (means - mean[:, None]) ** 2
+    return Statistics(mean, deviation)
 
 
 def prepare_norm(
