@@ -507,12 +507,7 @@ def convolve(
     if not statistics:
         return [Piece(result, None)]
     if parts[0][1] == all_blocks:  # the parts are of the same channels
-        return [
-            Piece(
-                result,
-                merge_statistics([[each for part in taken for each in part[picture]] for picture in range(batch)]),
-            )
-        ]
+        taken = [[[each for part in taken for each in part[picture]] for picture in range(batch)]]
     mean, deviation = (np.concatenate(kind, axis=1) for kind in zip(*map(merge_statistics, taken), strict=True))
     return [Piece(result, Statistics(mean, deviation))]
 
