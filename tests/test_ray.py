@@ -153,9 +153,9 @@ def test_a_server_that_ends_idle_sessions(
     """A worker's session waits while the node paints."""
     want(own, 2, rng)
     name = "idle_in_transaction_session_timeout"
-    own.execute(f"alter database {db} set {name} = '20ms'".encode())
+    own.execute(f"alter database {db} set {name} = '1ms'".encode())
     try:
-        out = command.succeed(db, *GIVEN, "--update", UPDATE, "--ray", nodes.address)
+        out = command.succeed(db, *GIVEN, "--steps", 100, "--update", UPDATE, "--ray", nodes.address)
     finally:
         own.execute(f"alter database {db} reset {name}".encode())
     assert out == "Painted 2 rows; the query gives 0 more\n"
