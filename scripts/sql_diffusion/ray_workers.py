@@ -22,7 +22,9 @@ from .engine import Engine, backend_here
 from .errors import DATABASE, USAGE, Problem
 from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death, stay_idle
 
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: the preface, and no settings
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    [0, 0, 0, 4, 0, 0, 0, 0, 0]
+)  # RFC 9113, 3.4: the preface, and no settings
 ROOM = 30  # seconds, in which Ray has to find room for the workers
 
 
