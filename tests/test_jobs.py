@@ -259,6 +259,21 @@ def test_what_to_paint_is_clear(db: str, options: list[str]) -> None:
     assert "--jobs" in command.fail(db, 2, "run", *options)
 
 
+@pytest.mark.parametrize(
+    ("lease", "words"),
+    [
+        ("soon", 'lease is no interval: invalid input syntax for type interval: "soon"'),
+        ("50 ms", "lease is 50 ms, expected from 1 second to 1 year"),
+        ("-1 minute", "lease is -1 minute, expected from 1 second to 1 year"),
+        ("1000000 years", "lease is 1000000 years, expected from 1 second to 1 year"),
+    ],
+)
+def test_a_lease_that_cannot_be_kept(db: str, own: Connection, lease: str, words: str) -> None:
+    number = enqueue(own, 1)
+    assert words in command.fail(db, 2, "run", "--jobs", "--lease", lease)
+    assert states(own) == [(number, "queued", 0, None)]
+
+
 @pytest.mark.parametrize("killed", ["worker", "backend"])
 def test_what_is_killed_loses_nothing(db: str, own: Connection, killed: str, rng: np.random.Generator) -> None:
     """kill -9 of a worker, pg_terminate_backend of what it works with: its jobs are painted when their lease has ended."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import helper_command as command
 import ray_nodes
 from numpy_server import STRESS
 from painting import QUERY, UPDATE, count, different, make_wanted, new_painters, plain, until, want
+from sql_diffusion import ray_workers
 
 pytest_plugins = ["text_pipelines"]
 
@@ -110,6 +114,7 @@ def test_a_killed_node(db: str, nodes: Any, own: psycopg.Connection, rng: np.ran
     ("arguments", "words"),
     [
         (["--ray", "127.0.0.2:9"], "no connection to Ray at 127.0.0.2:9"),
+        (["--ray", "127.0.0.2:abc"], "no connection to Ray at 127.0.0.2:abc: its port is no number"),
         (["--ray", "127.0.0.2:9", "--backend", "sql"], "backend is sql, which paints in the server alone"),
     ],
 )
@@ -119,3 +124,51 @@ def test_what_is_refused(db: str, own: psycopg.Connection, arguments: list[str],
     assert words in result.stderr
     assert result.returncode in (2, 3)
     assert count(own, "picture is null") == 1
+
+
+def test_what_is_not_ray() -> None:
+    """Such as its dashboard, beside which Ray would wait, deaf to Ctrl-C."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        with pytest.raises(ConnectionError, match="not Ray's first node"):
+            ray_workers.reach(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_a_node_without_the_package() -> None:
+    """What Python says there, and not that an actor died."""
+    words = """The actor died because of an error raised in its creation task, ray::Actor.__init__() (pid=1, ip=127.0.0.2)
+RuntimeError: The actor with name Actor failed to import on the worker. This may be because needed library dependencies are not installed:
+  File "/sql_diffusion/ray_workers.py", line 17, in <module>
+ModuleNotFoundError: No module named 'numpy'
+"""
+    assert ray_workers.reason(Exception(words)) == (
+        "ModuleNotFoundError: No module named 'numpy'; the node needs the package: pip install 'sql_diffusion[ray]'"
+    )
+
+
+def test_a_server_that_ends_idle_sessions(
+    db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator
+) -> None:
+    """A worker's session waits while the node paints."""
+    want(own, 2, rng)
+    name = "idle_in_transaction_session_timeout"
+    own.execute(f"alter database {db} set {name} = '1ms'".encode())
+    try:
+        out = command.succeed(db, *GIVEN, "--steps", 100, "--update", UPDATE, "--ray", nodes.address)
+    finally:
+        own.execute(f"alter database {db} reset {name}".encode())
+    assert out == "Painted 2 rows; the query gives 0 more\n"
+
+
+def test_ctrl_c_while_room_is_looked_for(
+    db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator
+) -> None:
+    want(own, 2, rng)
+    with command.start(db, *GIVEN, "--update", UPDATE, "--workers", 5, "--ray", nodes.address) as process:
+        mine = "select from pg_stat_activity where datname = current_database() and application_name = 'sql-diffusion'"
+        until(lambda: own.execute(mine).rowcount > 0)
+        time.sleep(3)  # until it asks Ray; Ctrl-C before that ends it too
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "")

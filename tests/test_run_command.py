@@ -122,6 +122,17 @@ def test_a_stop(db: str, own: psycopg.Connection, rng: np.random.Generator, sent
     assert different(own, plain(SLOW)) == []
 
 
+def test_a_server_that_ends_idle_sessions(db: str, own: psycopg.Connection, rng: np.random.Generator) -> None:
+    """The parent's has nothing to do until all is painted."""
+    want(own, 20, rng)
+    with begin(db, own, "--batch", 2) as process:
+        first = """select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
+                     and application_name = 'sql-diffusion' order by backend_start limit 1"""
+        own.execute(first)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "Painted 20 rows; the query gives 0 more\n", "")
+
+
 def test_rows_that_fail(db: str, own: psycopg.Connection, rng: np.random.Generator) -> None:
     """They are told once, by any number of workers, and stay; the others of their batch are painted."""
     want(own, 9, rng)

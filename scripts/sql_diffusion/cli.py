@@ -46,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Dsn = Annotated[
     str,
@@ -525,7 +525,9 @@ def run(
                 lambda words: err.print(f"sql-diffusion: {words}", markup=False),
                 ray,
             )
-        left = runner.count_rows(connection, job)
+        # another connection: no server keeps an idle one as long as a run can take
+        with database.connect(database.whole_dsn(connection)) as fresh:
+            left = runner.count_rows(fresh, job)
     failed = f", {outcome.failed} could not be" if outcome.failed else ""
     kind = "job" if jobs else "row"
     typer.echo(

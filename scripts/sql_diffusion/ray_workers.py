@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psycopg
@@ -20,8 +20,11 @@ from sql_diffusion_numpy.session import thread_count
 from .database import Connection, connect
 from .engine import Engine, backend_here
 from .errors import DATABASE, USAGE, Problem
-from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death
+from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death, stay_idle
 
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    [0, 0, 0, 4, 0, 0, 0, 0, 0]
+)  # RFC 9113, 3.4: the preface, and no settings
 ROOM = 30  # seconds, in which Ray has to find room for the workers
 
 
@@ -58,6 +61,7 @@ class Actor:
                 connection = connect(self.job.dsn)
                 notice_death(connection)
                 notice_silence(connection)
+                stay_idle(connection)
                 self.painter = DistantPainter(connection, self.job, self.threads)
                 return Report()
             return self.painter.work(leave)
@@ -110,6 +114,9 @@ class ActorHandle:
 def reason(error: Exception) -> str:
     """Of what Ray says of an actor's end, the sentence that says why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith('File "') for line in lines):  # Python's own error, there
+        has_not = any("failed to import" in line for line in lines)
+        return lines[-1] + ("; the node needs the package: pip install 'sql_diffusion[ray]'" if has_not else "")
     return next((line for line in lines if "because" in line), lines[0] if lines else type(error).__name__)
 
 
@@ -139,10 +146,20 @@ def needs_of(connection: Connection, job: Job) -> Needs:
 
 
 def reach(address: str) -> None:
-    """Raises an error where nobody listens: Ray itself would try on and on."""
+    """Raises an error where nobody listens who speaks HTTP/2, as Ray does: Ray itself would try on and on, and hear no Ctrl-C."""
     host, colon, port = address.rpartition(":")
-    if colon and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if not colon or "://" in address:
+        return
+    if not port.isdecimal():
+        raise ValueError("its port is no number")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.sendall(HELLO)
+        with suppress(TimeoutError, ConnectionResetError), connection.makefile("rb") as answer:
+            if answer.read(9)[3:4] == HELLO[-6:-5]:  # the head of a frame of settings
+                return
+    raise ConnectionError("what listens there is not Ray's first node")
 
 
 @contextmanager
@@ -164,7 +181,7 @@ def started(connection: Connection, job: Job, count: int, address: str) -> Itera
     try:
         share = {"CPU": needs.threads, **({"GPU": needs.gpus} if needs.gpus else {})}
         group = ray.util.placement_group([share] * count, strategy="SPREAD")
-        if not group.wait(ROOM):
+        if not any(group.wait(1) for _ in range(ROOM)):  # Ctrl-C is heard in between alone
             raise Problem(
                 f"Ray found no room for {count} workers within {ROOM} seconds: each takes "
                 f"{needs.threads} CPU{f' and {needs.gpus} GPU' if needs.gpus else ''}, and the nodes have "

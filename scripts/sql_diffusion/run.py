@@ -140,6 +140,7 @@ def prepare(connection: Connection, job: Job) -> Job:
     if job.model is not None:
         is_prompted(connection, job.model)
     if job.query is None:
+        check_lease(connection, job.lease)
         return job
     query = job.query.strip().rstrip(";").rstrip()
     job = job._replace(query=query, update=job.update.strip().rstrip(";"))
@@ -188,6 +189,18 @@ def prepare(connection: Connection, job: Job) -> Job:
                 f'model "{job.model}" {has} column prompt', "Name another: --model MODEL, or change the query.", USAGE
             )
     return job
+
+
+def check_lease(connection: Connection, lease: str) -> None:
+    """Raises a Problem where a lease ends before it can be extended, or never."""
+    query = "select %(lease)s::interval between interval '1 second' and interval '1 year'"
+    try:
+        row: Any = connection.execute(query, {"lease": lease}).fetchone()
+        message = None if row[0] else f"lease is {lease}, expected from 1 second to 1 year"
+    except psycopg.DataError as error:
+        message = f"lease is no interval: {error.diag.message_primary}"
+    if message is not None:
+        raise Problem(message, "Write it as: --lease '5 minutes'", USAGE)
 
 
 def placeholders(update: str) -> set[str]:
@@ -358,7 +371,9 @@ class Queue:
         with suppress(psycopg.Error, Problem), ExitStack() as stack:  # without it the leases end, and others may claim
             connection = None
             while not done.wait(self.period):
-                connection = connection or stack.enter_context(connect(self.job.dsn))
+                if connection is None:
+                    connection = stack.enter_context(connect(self.job.dsn))
+                    stay_idle(connection)
                 for row in self.claimed:
                     connection.execute(
                         "select sql_diffusion.extend_lease(%(id)s, %(attempt)s, %(lease)s)",
@@ -560,6 +575,14 @@ def last_words(error: psycopg.Error | Problem) -> Report:
     return Report(problem=(problem.message, problem.hint, problem.exit_code))
 
 
+def stay_idle(connection: Connection) -> None:
+    """Keeps the server from ending a session for what it does not do while a picture is painted elsewhere."""
+    connection.execute(
+        """select set_config(name, '0', false) from pg_catalog.pg_settings
+           where name in ('idle_session_timeout', 'idle_in_transaction_session_timeout')"""
+    )
+
+
 def notice_death(connection: Connection) -> None:
     """Lets the server look now and then whether this process is still there, where it can: else it paints to the end for nobody."""
     with suppress(psycopg.errors.InvalidParameterValue):  # not every system can
@@ -646,7 +669,7 @@ def run(
 
         start = ray_workers.started(connection, job, workers, ray)
     freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
-    with stoppable() as stop, start as crew:
+    with start as crew, stoppable() as stop:  # nothing is at hand until they have started
         return Foreman(crew, batch, limit, stop, advance, tell, freed).run()
 
 
