@@ -182,6 +182,11 @@ def workspace(name: str, *shape: int) -> Any:
     return flat[:size].reshape(shape)
 
 
+def give_back(name: str) -> None:
+    """Unmap the caller's workspace of this name."""
+    _workspaces.__dict__.pop(name, None)
+
+
 def share(total: int, parts: int) -> list[tuple[int, int]]:
     """range(total) in so many consecutive (begin, end), none empty."""
     parts = max(1, min(parts, total))

@@ -330,7 +330,7 @@ def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small:
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
     """A weight that was laid out without its transform, as _multiply wants it."""
     transform = np.kron(algorithm.g, algorithm.g).astype(np.float32)  # (points, kernel * kernel)
-    out = np.empty((len(transform), *weight.shape[1:]), np.float32)
+    out = workspace("kernels", len(transform), *weight.shape[1:])
     columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
     block = math.gcd(columns.shape[1], 512)
     parts = share(columns.shape[1] // block, get_count())
