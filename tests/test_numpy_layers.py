@@ -356,7 +356,9 @@ def test_gelu_has_an_erf_of_its_own() -> None:
 def test_geglu(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
     x = rng.standard_normal(shape).astype(np.float32)
     hidden, gate = torch.from_numpy(x).double().chunk(2, dim=-1)
-    assert error(geglu(x), hidden * functional.gelu(gate)) < 1e-6
+    theirs = (hidden * functional.gelu(gate)).numpy()
+    # gelu is a share of its gate, and of a gate far below zero what is left when almost all of it is taken away
+    assert np.abs(geglu(x) - theirs).max() < 1e-6 * (hidden * gate).abs().max()
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0], ids=["centred", "far from zero"])

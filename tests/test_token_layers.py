@@ -214,8 +214,11 @@ def test_geglu_of_maps(connection: psycopg.Connection, rng: np.random.Generator,
     input = 2 * normal(rng, *shape)
     layer = Geglu(shape[0], 8)
     layer.proj = torch.nn.Identity()
-    theirs = channels_first(layer(channels_last(input).double()), input)
-    assert relative_error(of_maps(connection, "geglu_of_maps", input), theirs) < 1e-6
+    theirs = channels_first(layer(channels_last(input).double()), input).numpy()
+    hidden, gate = input.chunk(2)
+    # gelu is a share of its gate, and of a gate far below zero what is left when almost all of it is taken away
+    off = np.abs(of_maps(connection, "geglu_of_maps", input) - theirs).max()
+    assert off < 1e-6 * float((hidden * gate).abs().max())
 
 
 def test_add_of_maps(connection: psycopg.Connection, rng: np.random.Generator) -> None:
