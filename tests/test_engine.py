@@ -17,7 +17,7 @@ from reference import insert_model, random_unet
 from sql_diffusion.database import Connection, connect
 from sql_diffusion.engine import VERBS, Engine, backend_here
 from sql_diffusion.errors import Problem
-from sql_diffusion_numpy import threads
+from sql_diffusion_numpy import functions, threads
 from test_torch_server import show_torch
 from text_pipelines import insert_pipeline
 
@@ -94,6 +94,17 @@ def test_words(own: Connection, verb: str, settings: dict[str, Any]) -> None:
         assert isinstance(ours.value, psycopg.Error)
         assert ours.value.diag.message_primary == theirs.value.diag.message_primary
     assert own.execute("select 1").fetchone() == (1,)
+
+
+def test_what_the_machine_has_not(own: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the call, as it would in a server, and not the worker."""
+
+    def fail(server: Any, *arguments: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(functions, "ddpm_generate_many", fail)
+    with pytest.raises(Problem, match="RuntimeError: CUDA error: out of memory"):
+        list(Engine(own, 1).pictures("ddpm_generate", {"seeds": ["1"], "model": "classes"}))
 
 
 def test_a_setting_of_another_verb(own: Connection) -> None:

@@ -117,6 +117,8 @@ class Engine:
                 yield functions.image_png(self.server, picture, 1, 6)
         except Error as error:
             raise refusal(error) from error
+        except (MemoryError, RuntimeError) as error:  # the machine's, or PyTorch's: of this call, as in a server
+            raise Problem(f"{type(error).__name__}: {error}", None, DATABASE) from error
         finally:
             threads.set_check(None)  # this process may run layers for others, long after the connection
 
