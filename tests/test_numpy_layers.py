@@ -150,8 +150,7 @@ def test_a_picture_in_a_batch_is_the_one_alone(
     kernel = algorithm.g.shape[1]
     x, scale, shift, bias = normal(batch, *size, 24), normal(batch, 24), normal(batch, 24), normal(batch, 16)
     layer = convolution(algorithm, torch.from_numpy(normal(16, 24, kernel, kernel)), torch.zeros(16), *padding)
-    residual = np.zeros_like(conv2d.convolve([Piece(x, None)], layer)[0].values)
-    residual += normal(*residual.shape)
+    residual = normal(*conv2d.convolve([Piece(x, None)], layer)[0].values.shape)
     for sums in (False, True):  # the layer alone, and with all that stands before and behind it
 
         def run(pictures: slice, sums: bool = sums) -> Piece:

@@ -22,9 +22,9 @@ from .engine import Engine, backend_here
 from .errors import DATABASE, USAGE, Problem
 from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death, stay_idle
 
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
-    [0, 0, 0, 4, 0, 0, 0, 0, 0]
-)  # RFC 9113, 3.4: the preface, and no settings
+# What begins a connection of HTTP/2 (RFC 9113, 3.4): the preface, and a frame of no settings, whose fourth byte is its type
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
 ROOM = 30  # seconds, in which Ray has to find room for the workers
 
 
@@ -157,7 +157,7 @@ def reach(address: str) -> None:
             return
         connection.sendall(HELLO)
         with suppress(TimeoutError, ConnectionResetError), connection.makefile("rb") as answer:
-            if answer.read(9)[3:4] == HELLO[-6:-5]:  # the head of a frame of settings
+            if answer.read(len(SETTINGS))[3:4] == SETTINGS[3:4]:
                 return
     raise ConnectionError("what listens there is not Ray's first node")
 

@@ -328,7 +328,7 @@ def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small:
 
 
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
-    """A weight that was laid out without its transform, as _multiply wants it."""
+    """A weight that was laid out without its transform, as _multiply wants it: there until the next one is transformed."""
     transform = np.kron(algorithm.g, algorithm.g).astype(np.float32)  # (points, kernel * kernel)
     out = workspace("kernels", len(transform), *weight.shape[1:])
     columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
@@ -423,6 +423,7 @@ def convolve(
         parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
     elif group > 0:
         parts = [(_groups(*pictures, down, group), all_blocks) for pictures in share(batch, count)]
+        read_at_once = down
     elif small:  # the same chunks whatever the batch and the threads, so that sums are the same to the bit
         chunks = _chunks(*all_rows, down, most)
         parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
@@ -435,14 +436,11 @@ def convolve(
         part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
         wide = mine.stop - mine.start
         while chunks:
-            first_picture, last_picture, first, stop = chunks[0]
+            first_picture, last_picture, first, _ = chunks[0]
             pictures, number = slice(first_picture, last_picture), last_picture - first_picture
-            together = chunks[:1]
-            for chunk in chunks[1:]:
-                if chunk.first == first_picture and chunk.end - first <= read_at_once:
-                    together.append(chunk)
-                    stop = chunk.end
+            together = [each for each in chunks if each.first == first_picture and each.end - first <= read_at_once]
             chunks = chunks[len(together) :]
+            stop = together[-1].end
             rows = (stop - first - 1) * step + size
             if size == 1 and step == 1 and norm is None and len(activation) == 1:
                 lines = activation[0].values[pictures, first : first + rows]
