@@ -221,6 +221,7 @@ def test_detokenize(server: Connection, references: dict[str, Any], rng: np.rand
         odd = {id for id in held if "gpt2" not in model and not theirs.decode([id]).strip()}
         usable = sorted(held - odd)
         chosen += [[usable[i] for i in rng.integers(len(usable), size=rng.integers(30))] for _ in range(100)]
+        chosen.append(theirs.convert_tokens_to_ids([*"Âł", "a", *"ãĢĢ"]))  # bytes that together are white space
         for ids in chosen:
             for skip in (False, True):
                 query = f"select {schema}.detokenize(%s::int[], %s, skip_special_tokens => %s)".encode()

@@ -201,7 +201,10 @@ begin atomic
            then sql_diffusion.fail('detokenize: the tokens have a zero byte, which no text can hold',
                                    'sql_diffusion.detokenize_bytes gives them as bytea.')::text
            when d.class = 'CLIPTokenizer'
-           then btrim(convert_from(sql_diffusion.utf8_lossy(d.bytes), 'UTF8'), E' \t\n\013\f\r\034\035\036\037')
+           then convert_from(decode(regexp_replace(encode(sql_diffusion.utf8_lossy(d.bytes), 'hex') collate "C",
+                  -- what Python strips, in hexadecimal, for not every encoding has it all
+                  replace('^space+|space+$', 'space', '(?:09|0[a-d]|1[c-f]|20|c285|c2a0|e19a80|e2808[0-9a]|e280a[89f]|e2819f|e38080)'),
+                  '', 'g'), 'hex'), 'UTF8')
            else convert_from(sql_diffusion.utf8_lossy(d.bytes), 'UTF8')
          end
   from (select sql_diffusion.detokenize_bytes(detokenize.ids, detokenize.model, detokenize.component, detokenize.skip_special_tokens) as bytes,

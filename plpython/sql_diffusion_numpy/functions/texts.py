@@ -62,7 +62,7 @@ def detokenize(plpy: Any, ids: Any, model: str | None, component: str | None, sk
         )
     text = data.decode(errors="replace")
     clip = chosen.config["tokenizer_class"] == "CLIPTokenizer"
-    return text.strip(" \t\n\v\f\r\x1c\x1d\x1e\x1f") if clip else text
+    return text.strip() if clip else text
 
 
 # Text
