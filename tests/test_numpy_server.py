@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import stat
 import threading
@@ -175,14 +176,24 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_numbers_are_handed_over_to_the_bit(server: Connection, rng: np.random.Generator) -> None:
-    bits = np.concatenate([[0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF], rng.integers(0, 0x7F800000, 995)])
-    numbers = (bits + (rng.integers(0, 2, 1000) << 31)).astype("<u4")
+@pytest.mark.parametrize(
+    "shape", [(1000,), (20, 50), (5, 40, 5), (250, 2, 2, 1), (3, 130, 200), (30000, 2), (2, 40000)], ids=str
+)
+def test_numbers_are_handed_over_to_the_bit(
+    server: Connection, rng: np.random.Generator, shape: tuple[int, ...]
+) -> None:
+    """However many are made into texts together: rows of several dimensions, one row or a part of one."""
+    count = math.prod(shape)
+    bits = np.concatenate([[0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF], rng.integers(0, 0x7F800000, count - 5)])
+    numbers = (bits + (rng.integers(0, 2, count) << 31)).astype("<u4")
     row = server.execute(
-        "select array_send(sql_diffusion_numpy.tensor_from_bytes(%s, 'float32', '{20,50}'))", [numbers.tobytes()]
+        "select array_send(x), array_dims(x) from sql_diffusion_numpy.tensor_from_bytes(%s, 'float32', %s) x",
+        [numbers.tobytes(), list(shape)],
     ).fetchone()
     assert row is not None
-    assert np.array_equal(np.frombuffer(row[0], [("length", ">i4"), ("bits", ">u4")], -1, 28)["bits"], numbers)
+    elements = np.frombuffer(row[0], [("length", ">i4"), ("bits", ">u4")], -1, 12 + 8 * len(shape))
+    assert np.array_equal(elements["bits"], numbers)
+    assert row[1] == "".join(f"[1:{size}]" for size in shape)
 
 
 @pytest.mark.parametrize("call", REFUSED)

@@ -23,7 +23,7 @@ Function = Callable[..., Any]
 # all, is PostgreSQL's own and passes as it is.
 OURS = ("22023", "42704", "55000", "0A000", "42501")
 
-MANY, AT_ONCE = 256, 1 << 15  # elements of an array whose texts are worth making all at once, and at most
+MANY, AT_ONCE = 256, 1 << 14  # elements of an array whose texts are worth making together, and at most
 
 
 def postgres_error(plpy: Any, error: Exception) -> Exception:
@@ -60,6 +60,30 @@ def errors(plpy: Any) -> Iterator[None]:
         raise postgres_error(plpy, error) from None
 
 
+class Rows(list[Any]):
+    """The nested lists of a large array, of two dimensions or more, each there only while PL/Python asks for it.
+
+    PL/Python takes a list for a dimension, and asks for its elements one after the other.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__()
+        self.array = array
+        self.first, self.written = 0, list[Any]()  # some rows from this one on
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = self.array[index]
+        if row.ndim > 1 and row.size > AT_ONCE:
+            return Rows(row)
+        if not 0 <= index - self.first < len(self.written):
+            some = self.array[index : index + max(1, AT_ONCE // row.size)]
+            self.first, self.written = index, tensor_functions.written(some).tolist()
+        return self.written[index - self.first]
+
+
 def as_lists(value: Any) -> Any:
     """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
 
@@ -67,11 +91,9 @@ def as_lists(value: Any) -> Any:
     NumPy's numbers, whose text is half as long as that of a float of Python, and as exact.
     """
     if isinstance(value, np.ndarray):
-        if value.ndim > 2 or (value.size > AT_ONCE and value.ndim > 1):
-            return [as_lists(part) for part in value]
         if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
-            return tensor_functions.written(value).tolist()
-        return list(value) if value.ndim == 1 else [list(part) for part in value]
+            return Rows(value) if value.ndim > 1 else tensor_functions.written(value).tolist()
+        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
     if isinstance(value, dict):
         return {name: as_lists(part) for name, part in value.items()}
     return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
