@@ -16,6 +16,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of PyTorch: the processors are busy with as many workers
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-plpython", action="store_true", help="leave out what needs PL/Python in the server")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-plpython"):
+        needing = [item for item in items if "numpy_database" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]
+
+
 @pytest.fixture(scope="session")
 def database() -> Iterator[str]:
     """The name of a new database with the extension in it, dropped at the end."""
