@@ -25,7 +25,7 @@ from sql_diffusion_numpy.layers.quick_gelu import quick_gelu
 from sql_diffusion_numpy.layers.relu import relu
 from sql_diffusion_numpy.layers.scaled_dot_product_attention import scaled_dot_product_attention
 from sql_diffusion_numpy.layers.timestep_embedding import timestep_embedding
-from sql_diffusion_numpy.network import assemble_network, lay_out, run_steps, step_tensor
+from sql_diffusion_numpy.network import assemble_network, lay_out, run, run_steps, step_tensor
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["one thread", "three threads"])
@@ -249,34 +249,41 @@ def test_random_numbers_are_those_of_torch(rng: np.random.Generator) -> None:
             assert np.abs(ours - torch.randn(shape, generator=theirs).numpy()).max() < 1e-6
 
 
-def test_results_are_not_written_over_while_a_step_takes_them(rng: np.random.Generator) -> None:
-    settings = {"kernel_size": 3, "stride": 1, "padding": 1}
-    steps: list[tuple[str, str, list[int]]] = [
-        ("input", "sample", []),
-        ("conv2d", "first", [1]),
-        ("relu", "", [2]),  # the one that takes step 2
-        ("conv2d", "second", [3]),
-        ("add", "", [3, 4]),  # step 3 is taken again
-        ("relu", "", [5]),
-        ("add", "", [6, 3]),
-        ("add", "", [7, 7]),
-    ]
-    plan = [PlanRow(n, name, key, inputs, 8, 8, 0, settings) for n, (name, key, inputs) in enumerate(steps, 1)]
+@pytest.mark.parametrize("algorithm", [conv2d.DIRECT3, conv2d.WINOGRAD2, conv2d.WINOGRAD4], ids=lambda each: each.name)
+def test_results_are_not_written_over_while_a_step_takes_them(
+    rng: np.random.Generator, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps at random, of which some are left for the next one, and some write over what they read."""
+    monkeypatch.setattr(conv2d, "choose_algorithm", lambda *_: algorithm)
+    monkeypatch.setattr(conv2d, "_TOGETHER", 1)  # a row of tiles at a time, whose input is read
+    monkeypatch.setattr(conv2d, "_PADDED", 1)  # when the row above has been written
     torch.manual_seed(int(rng.integers(2**32)))
-    layers = {name: torch.nn.Conv2d(8, 8, 3, padding=1) for name in ("first", "second")}
-    read = lambda key: tuple(each.detach().numpy() for each in layers[key].parameters())  # noqa: E731
-    network = assemble_network(lay_out(plan, read, 12, 10))
     x = torch.randn(2, 8, 12, 10)
-    with torch.no_grad():
-        expected = [x, layers["first"](x)]
-        expected += [expected[1].relu()]
-        expected += [layers["second"](expected[2])]
-        expected += [expected[2] + expected[3]]
-        expected += [expected[4].relu()]
-        expected += [expected[5] + expected[2]]
-        expected += [2 * expected[6]]
-    for (row, value), theirs in zip(run_steps(network, {"sample": x.numpy()}), expected, strict=True):
-        assert error(step_tensor(row, value), theirs) < 1e-5, row
+    for _ in range(20):
+        steps: list[tuple[str, list[int]]] = [("input", []), ("conv2d", [1])]
+        for step in range(3, 16):
+            operation = str(rng.choice(["conv2d", "conv2d", "relu", "add", "add"]))
+            recent = max(1, step - 4)
+            inputs = [step - 1] if rng.random() < 0.7 else [int(rng.integers(recent, step))]
+            if operation == "add":
+                inputs = rng.permutation([*inputs, int(rng.integers(recent, step))]).tolist()
+            steps.append((operation, inputs))
+        settings = {"kernel_size": 3, "stride": 1, "padding": 1}
+        plan = [PlanRow(n, name, f"{name}{n}", inputs, 8, 8, 0, settings) for n, (name, inputs) in enumerate(steps, 1)]
+        layers = {row.key: torch.nn.Conv2d(8, 8, 3, padding=1) for row in plan if row.operation == "conv2d"}
+        read = lambda key: tuple(each.detach().numpy() for each in layers[key].parameters())  # noqa: B023, E731
+        network = assemble_network(lay_out(plan, read, 12, 10))
+        expected = [x]
+        for row in plan[1:]:
+            values = [expected[step - 1] for step in row.inputs]
+            with torch.no_grad():
+                if row.operation == "conv2d":
+                    expected.append(layers[row.key](*values))
+                else:
+                    expected.append(values[0] + values[1] if row.operation == "add" else values[0].relu())
+        for (row, value), theirs in zip(run_steps(network, {"input1": x.numpy()}), expected, strict=True):
+            assert error(step_tensor(row, value), theirs) < 1e-4, (row, plan)
+        assert error(run(network, {"input1": x.numpy()})["sample"], expected[-1]) < 1e-4, plan
 
 
 def test_numbers_are_written_to_the_bit(rng: np.random.Generator) -> None:

@@ -25,10 +25,12 @@ from .layers.modules import (
     PlanRow,
     Read,
     Value,
+    added_steps,
     joined,
     normed_steps,
     passing_steps,
     plain,
+    spent_steps,
     vector_value,
 )
 
@@ -76,7 +78,8 @@ def assemble_network(layout: Layout) -> Network:
         name: assemble(ALGORITHMS[algorithm], arrays[name + ".weight"], arrays[name + ".bias"], padding)
         for name, (algorithm, padding) in layout.convolutions.items()
     }
-    return Network(layout.plan, convolutions, arrays, NUMPY, normed_steps(layout.plan), passing_steps(layout.plan))
+    steps = (kind(layout.plan) for kind in (normed_steps, passing_steps, added_steps, spent_steps))
+    return Network(layout.plan, convolutions, arrays, NUMPY, *steps)
 
 
 def input_value(tensor: np.ndarray) -> Value:

@@ -378,11 +378,12 @@ def convolve(
     residual: np.ndarray | None = None,
     output_scale: float = 1.0,
     statistics: bool = True,
+    in_place: bool = False,
 ) -> Activation:
     """(conv2d(norm(activation)) + bias + residual) * output_scale, and the statistics of the result.
 
     bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's
-    shape.
+    shape, and with in_place what it may be written over.
     """
     algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
     _, size, step, out, _, _, _, _ = algorithm
@@ -397,7 +398,10 @@ def convolve(
         out_height = (height + top + bottom - kernel) // stride + 1
         out_width = (width + left + right - kernel) // stride + 1
     down, across = -(-out_height // out), -(-out_width // out)  # tiles
-    result = np.empty((batch, out_height, out_width, outs), np.float32)
+    # Tiles can be added to what they are written over, unless it is read for others; a product that is the result cannot.
+    result = residual if in_place and pixels.size > 1 else None
+    if result is None or any(np.may_share_memory(result, each.values) for each in activation):
+        result = np.empty((batch, out_height, out_width, outs), np.float32)
     columns = (across - 1) * step + size
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
 
@@ -472,28 +476,35 @@ def convolve(
                 begin, end = tile * out, min((tile + many) * out, out_height)
                 target = result[pictures, begin:end, :, mine]
                 addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
+                beside = None if residual is None else residual[pictures, begin:end, :, mine]
                 if pixels.size == 1:  # what the product gives is the result
                     flat = result[pictures, begin:end].reshape(-1, outs)[:, mine]
                     _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
                     times = pixels_a_row(flat[: len(flat) // number])
                     long = flat.reshape(number, -1, times * wide)
                     np.add(long, repeated(addend, times)[:, None], out=long)
+                    if beside is not None:
+                        np.add(target, beside, out=target)
                 else:
                     product = workspace(next(scratch), len(tiles), in_blocks, tile_count, wide)
                     _multiply(tiles, part_weight, product, small, tile_unit)
                     summed = workspace(next(scratch), out * out, tile_count * wide)
                     _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed, tile_unit * wide)
                     placed = summed.reshape(out, out, number, many, across, wide).transpose(2, 3, 0, 4, 1, 5)
-                    addend = addend[:, None, None, None, None]
-                    if target.shape[1] == many * out and out_width == across * out:
-                        np.add(placed, addend, out=target.reshape(number, many, out, across, out, wide))
-                    else:
-                        whole = workspace(next(scratch), number, many, out, across, out, wide)
+                    addend, tiled = addend[:, None, None, None, None], (number, many, out, across, out, wide)
+                    if target.shape[1] != many * out or out_width != across * out:
+                        whole = workspace(next(scratch), *tiled)
                         np.add(placed, addend, out=whole)
-                        whole = whole.reshape(number, many * out, across * out, wide)
-                        target[...] = whole[:, : end - begin, :out_width]
-                if residual is not None:
-                    np.add(target, residual[pictures, begin:end, :, mine], out=target)
+                        whole = whole.reshape(number, many * out, across * out, wide)[:, : end - begin, :out_width]
+                        if beside is None:
+                            target[...] = whole
+                        else:
+                            np.add(whole, beside, out=target)
+                    elif beside is None:
+                        np.add(placed, addend, out=target.reshape(tiled))
+                    else:
+                        np.add(placed, addend, out=placed)
+                        np.add(placed, beside.reshape(tiled), out=target.reshape(tiled))
                 if output_scale != 1:
                     np.multiply(target, np.float32(output_scale), out=target)
                 if statistics:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import conv2d
-from .conv2d import Activation, Convolution, Entry, Piece, extent, statistics_of
+from .conv2d import Activation, Convolution, Entry, Piece, convolve, extent, statistics_of
 from .group_norm import Norm, apply_norm, prepare_norm
 from .relu import Rectifier, relu
 
@@ -57,7 +58,9 @@ class Network(NamedTuple):
     arrays: Arrays
     engine: Engine
     normed: frozenset[int]  # steps whose results a group norm reads, which wants their statistics
-    passing: frozenset[int]  # steps whose results one later step takes and may write over
+    passing: frozenset[int]  # steps whose results one later step takes alone
+    added: frozenset[int]  # convolutions whose results the next step takes, alone, and adds something to
+    spent: frozenset[int]  # steps whose results the last step that takes them may write over
 
     @property
     def kernels(self) -> int:
@@ -91,7 +94,16 @@ class Normalized(NamedTuple):
     norm: Entry
 
 
-Value = Activation | Normalized  # what goes from step to step, and lasts as long as a later step takes it
+class Unfinished(NamedTuple):
+    """A convolution that is left for the step behind to do, which adds something to it."""
+
+    activation: Activation
+    convolution: Convolution
+    norm: Entry | None
+
+
+# What goes from step to step, and lasts as long as a later step takes it
+Value = Activation | Normalized | Unfinished
 
 
 # What begins with a group norm, and what makes an array that nothing else holds
@@ -112,12 +124,32 @@ def passing_steps(plan: list[PlanRow]) -> frozenset[int]:
     return frozenset(row.step for row in plan if row.operation in _MAKERS and taken.count(row.step) == 1)
 
 
+def added_steps(plan: list[PlanRow]) -> frozenset[int]:
+    passing = passing_steps(plan)
+    return frozenset(
+        row.step
+        for row, behind in itertools.pairwise(plan)
+        if row.operation == "conv2d" and behind.operation == "add" and row.step in behind.inputs and row.step in passing
+    )
+
+
+def spent_steps(plan: list[PlanRow]) -> frozenset[int]:
+    """Before the last that takes a result there are convolutions at most, which keep nothing of what they read."""
+    takers: dict[int, list[str]] = {row.step: [] for row in plan}
+    for row in plan:
+        for step in row.inputs:
+            takers[step].append(row.operation)
+    return frozenset(row.step for row in plan if row.operation in _MAKERS and set(takers[row.step][:-1]) <= {"conv2d"})
+
+
 def with_norm(value: Value) -> tuple[Activation, Entry | None]:
-    return value if isinstance(value, Normalized) else (value, None)
+    return value if isinstance(value, Normalized) else (plain(value), None)
 
 
 def plain(value: Value) -> Activation:
-    """The activation, normalised where that was left to do."""
+    """The activation, with whatever was left to do done."""
+    if isinstance(value, Unfinished):
+        return convolve(value.activation, value.convolution, value.norm, statistics=False)
     if isinstance(value, Normalized):
         values, norm = joined(value.activation), value.norm
         return [Piece(relu(values) if isinstance(norm, Rectifier) else apply_norm(values, norm), None)]

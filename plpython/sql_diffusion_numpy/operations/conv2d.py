@@ -10,6 +10,7 @@ from ..layers.modules import (
     Network,
     PlanRow,
     Read,
+    Unfinished,
     Value,
     lay_out_convolution,
     lay_out_module,
@@ -31,4 +32,6 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
     activation, norm = with_norm(inputs[0])
+    if row.step in network.added:
+        return Unfinished(activation, network.convolutions[row.key], norm)
     return convolve(activation, network.convolutions[row.key], norm, statistics=row.step in network.normed)

@@ -14,4 +14,4 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
     if row.step in network.passing:
         return Normalized(activation, Rectifier())
     values = joined(activation)
-    return [Piece(relu(values, out=values if row.inputs[0] in network.passing else None), None)]
+    return [Piece(relu(values, out=values if row.inputs[0] in network.spent else None), None)]
