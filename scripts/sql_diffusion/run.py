@@ -24,8 +24,9 @@ import psycopg
 from psycopg import sql
 
 from .database import Connection, connect, explain, extension_schema, function, whole_dsn
-from .errors import DATABASE, MODEL, USAGE, Problem
+from .errors import DATABASE, MODEL, USAGE, Lost, Problem, Unable
 from .generate import model_name, takes_prompt
+from .model_server import told_apart
 from .stopping import Stop, stoppable
 
 PLAIN = (
@@ -55,7 +56,7 @@ VERBS = {
 class Job(NamedTuple):
     """What is to be painted and how."""
 
-    dsn: str
+    dsn: str  # of the server that has the rows
     query: str | None  # None: the jobs of the queue
     update: str
     columns: list[str]
@@ -64,6 +65,7 @@ class Job(NamedTuple):
     num_inference_steps: int | None  # of rows that name none
     lease: str = "1 minute"  # of a job, which is extended while it is painted
     stay: bool = False  # and wait for more jobs
+    models_from: str | None = None  # the DSN of another server, which has the models
 
 
 class Row(NamedTuple):
@@ -135,10 +137,14 @@ class Crew(Protocol):
         """Those that say something now, or in a moment."""
 
 
-def prepare(connection: Connection, job: Job) -> Job:
-    """The job with what the query tells. Raises a Problem where query, update and model do not go together."""
+def prepare(connection: Connection, job: Job, models: Connection) -> Job:
+    """The job with what the query tells. Raises a Problem where query, update and model do not go together.
+
+    models: a connection to the server that has them, which may be the same.
+    """
     if job.model is not None:
-        is_prompted(connection, job.model)
+        with told_apart(job.models_from):
+            is_prompted(models, job.model)
     if job.query is None:
         check_lease(connection, job.lease)
         return job
@@ -177,9 +183,11 @@ def prepare(connection: Connection, job: Job) -> Job:
     except (psycopg.Error, TypeError) as error:
         raise refused("update", error, UPDATE) from error
     if "model" not in job.columns:
-        job = job._replace(model=model_name(connection, job.model, "prompt" in job.columns))
-        assert job.model is not None
-        if is_prompted(connection, job.model) != ("prompt" in job.columns):
+        with told_apart(job.models_from):
+            model = model_name(models, job.model, "prompt" in job.columns)
+            takes = is_prompted(models, model)
+        job = job._replace(model=model)
+        if takes != ("prompt" in job.columns):
             has = (
                 "takes a prompt, and the query has no"
                 if "prompt" not in job.columns
@@ -451,11 +459,12 @@ def words_of(error: psycopg.Error | Problem) -> str:
 
 
 class Painter:
-    """What a worker does, on its connection."""
+    """What a worker does, on its connection; models is the one to the server that has them, which may be the same."""
 
-    def __init__(self, connection: Connection, job: Job) -> None:
-        self.connection, self.job = connection, job
-        self.schema = extension_schema(connection)
+    def __init__(self, connection: Connection, job: Job, models: Connection) -> None:
+        self.connection, self.job, self.models = connection, job, models
+        with told_apart(job.models_from):
+            self.schema = extension_schema(models)
         self.prompted: dict[str, bool] = {}
         connection.isolation_level = (
             psycopg.IsolationLevel.READ_COMMITTED
@@ -481,7 +490,9 @@ class Painter:
             with self.connection.transaction():
                 return self.source.write(rows, self.paint(rows))
         except (psycopg.Error, Problem) as error:
-            if is_lost(error) or self.connection.broken or (isinstance(error, Futile) and not is_part):
+            if is_lost(error) or self.connection.broken or isinstance(error, Unable):
+                raise
+            if isinstance(error, Futile) and not is_part:
                 raise
             if len(rows) == 1:
                 failure = self.source.fail(rows[0], error)
@@ -501,7 +512,7 @@ class Painter:
         for (model, given), numbers in groups.items():
             prompts = [rows[number].values.get("prompt") for number in numbers]
             if model is None:
-                model = model_name(self.connection, None, prompts[0] is not None)
+                model = model_name(self.models, None, prompts[0] is not None)
             settings: dict[str, Any] = {
                 "num_inference_steps": self.job.num_inference_steps,
                 **dict(given),
@@ -539,13 +550,15 @@ class Painter:
     def is_prompted(self, model: str) -> bool:
         """Asked once a model."""
         if model not in self.prompted:
-            self.prompted[model] = is_prompted(self.connection, model)
+            self.prompted[model] = is_prompted(self.models, model)
         return self.prompted[model]
 
 
 def is_lost(error: Exception) -> bool:
     """Whether it is the connection that failed."""
-    return isinstance(error, psycopg.Error) and (error.sqlstate is None or error.sqlstate.startswith(("08", "57P")))
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    return isinstance(error, Lost)
 
 
 def serve(pipe: Pipe, job: Job) -> None:
@@ -557,7 +570,7 @@ def serve(pipe: Pipe, job: Job) -> None:
         try:
             with connect(job.dsn) as connection:
                 notice_death(connection)
-                painter = Painter(connection, job)
+                painter = Painter(connection, job, connection)
                 pipe.send(Report())
                 while leave := pipe.recv():
                     pipe.send(painter.work(leave))
@@ -657,17 +670,20 @@ def run(
     advance: Callable[[int], None],
     tell: Callable[[str], None],
     ray: str | None = None,
+    models: Connection | None = None,
 ) -> Outcome:
     """Paints until the query gives nothing but rows that have failed, the limit is reached, or somebody stops it.
 
-    ray: the address of a cluster whose nodes paint.
+    ray: the address of a cluster whose nodes paint; models: a connection to another server, whose models they read.
     """
     job = job._replace(dsn=whole_dsn(connection))
     start: AbstractContextManager[Crew] = started(job, workers)
     if ray is not None:
         from . import ray_workers
 
-        start = ray_workers.started(connection, job, workers, ray)
+        if models is not None:
+            job = job._replace(models_from=whole_dsn(models))
+        start = ray_workers.started(models or connection, job, workers, ray)
     freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
     with start as crew, stoppable() as stop:  # nothing is at hand until they have started
         return Foreman(crew, batch, limit, stop, advance, tell, freed).run()
