@@ -43,9 +43,11 @@ def connect(dsn: str, option: str = "--dsn") -> Connection:
 
 
 def whole_dsn(connection: Connection) -> str:
-    """Where a connection leads, with what came from this process's environment or was typed: workers have neither."""
+    """Where a connection leads, with what came from this process's environment, or a service's file, or was typed: workers have
+    none of these."""
+    known = {name: value for name, value in connection.info.get_parameters().items() if not name.startswith("service")}
     password = {"password": connection.info.password} if connection.info.password else {}
-    return make_conninfo("", **{**connection.info.get_parameters(), **password})
+    return make_conninfo("", **{**known, **password})
 
 
 def wants_password(error: psycopg.OperationalError) -> bool:
