@@ -252,8 +252,8 @@ class Source(Protocol):
     def held(self) -> AbstractContextManager[object]:
         """Lasts for as long as rows are claimed, painted and written."""
 
-    def claim(self, leave: Leave) -> list[Row]:
-        """The next rows that nobody holds."""
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
+        """The next rows that nobody holds; those that are given up by that are added to failures."""
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
         """Writes the pictures of rows; those that took them."""
@@ -293,7 +293,7 @@ class Query:
     def held(self) -> AbstractContextManager[object]:
         return self.connection.transaction()
 
-    def claim(self, leave: Leave) -> list[Row]:
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
         query = self.select(f"{self.mark}, q.*", "for update skip locked") + b" limit %(count)s"
         rows = []
         for mark, *texts in text_rows(self.connection, query, {"failed": leave.failed, "count": leave.rows}):
@@ -388,17 +388,28 @@ class Queue:
                         {**row.values, "lease": self.job.lease},
                     )
 
-    def claim(self, leave: Leave) -> list[Row]:
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
+        with self.connection.transaction():  # what is locked first is what is claimed, but for what comes in between
+            query = "select c.id from sql_diffusion.claimable_jobs c limit %s for update of c skip locked"
+            locked = [id for (id,) in self.connection.execute(query, [leave.rows]).fetchall()]
+            self.claimed = self.claim_rows(leave.rows)
+            query = "select j.id, j.error from sql_diffusion.jobs j where j.id = any (%s) and j.state = 'failed'"
+            missing = sorted({*locked} - {row.mark for row in self.claimed})
+            given_up = self.connection.execute(query, [missing]).fetchall() if missing else []
+        failures += [Failure(id, f"job {id}", error) for id, error in given_up]
+        return self.claimed
+
+    def claim_rows(self, count: int) -> list[Row]:
+        """Up to so many jobs. One whose last lease has ended is given up in place of being claimed."""
         query = b"""select c.id, c.attempt, c.prompt, c.seed, c.model, c.settings
                     from sql_diffusion.claim_jobs(%(count)s, %(lease)s) c"""
         rows = []
-        for *texts, written in text_rows(self.connection, query, {"count": leave.rows, "lease": self.job.lease}):
+        for *texts, written in text_rows(self.connection, query, {"count": count, "lease": self.job.lease}):
             values = dict(zip(("id", "attempt", "prompt", "seed", "model"), texts, strict=True))
             settings = {
                 key: setting_text(value) for key, value in json.loads(written or "{}").items() if value is not None
             }
             rows.append(Row(int(values["id"] or 0), values, settings))
-        self.claimed = rows
         return rows
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
@@ -475,9 +486,9 @@ class Painter:
         """One batch: claimed, painted, written and committed, or nothing of it."""
         failures: list[Failure] = []
         with self.source.held():
-            rows = self.source.claim(leave)
+            rows = self.source.claim(leave, failures)
             painted = self.paint_rows(rows, failures) if rows else []
-        if rows:
+        if rows or failures:
             return Report(len(painted), failures)
         left = self.source.left(leave.failed)
         if left != 0:
