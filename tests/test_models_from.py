@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import helper_command as command
 import ray_nodes
@@ -151,10 +152,14 @@ def test_a_model_that_changes(
 def test_a_standby_that_stays_behind(
     primary: str, standby: str, own: psycopg.Connection, there: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither a run begins, nor is a row blamed where one has begun before."""
     monkeypatch.setattr(model_server, "PATIENCE", 0.2)
+    painter = painter_of(dsn(primary), dsn(standby))
     there.execute("select pg_wal_replay_pause()")
     try:
-        own.execute("insert into wanted (id, seed) values (1, 1)")
+        own.execute("insert into wanted (id, seed, model) values (1, 1, 'plain')")
+        with pytest.raises(Unable, match=r"^--models-from: the standby is behind: "):
+            painter.work(Leave(1, []))
         words = command.fail(
             "none", 3, *GIVEN, "--dsn", dsn(primary), "--models-from", dsn(standby), "--ray", "127.0.0.2:9"
         )
@@ -164,6 +169,7 @@ def test_a_standby_that_stays_behind(
         "--models-from: the standby is behind: it has not replayed what the server with the rows has written" in words
     )
     assert count(own, "picture is null") == 1
+    assert painter.work(Leave(1, [])).painted == 1
 
 
 @pytest.mark.parametrize("with_models", [True, False])
@@ -314,6 +320,15 @@ def test_what_recovery_cancels_is_asked_again(standby: str, own: psycopg.Connect
             own.execute("vacuum moths")
             asking.join()
             assert answers.pop()["count"] == 1
+
+
+def test_several_standbys(standby: str) -> None:
+    """Each worker finds its own, and not the one that the command has found."""
+    given = f"host=/nowhere,{standby} user=postgres dbname=postgres load_balance_hosts=random"
+    with model_server.connect(given) as models:
+        sent = database.whole_dsn(models, given)
+    assert conninfo_to_dict(sent)["host"] == f"/nowhere,{standby}"
+    assert conninfo_to_dict(sent)["load_balance_hosts"] == "random"
 
 
 def test_where_transactions_are_serializable(primary: str, standby: str, own: psycopg.Connection) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from . import arrays
 from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
@@ -42,12 +42,16 @@ def connect(dsn: str, option: str = "--dsn") -> Connection:
     return connection
 
 
-def whole_dsn(connection: Connection) -> str:
+def whole_dsn(connection: Connection, dsn: str = "") -> str:
     """Where a connection leads, with what came from this process's environment, or a service's file, or was typed: workers have
-    none of these."""
+    none of these.
+
+    dsn: what it was made by; of several hosts in it the connection knows its own alone.
+    """
+    hosts = {name: value for name, value in conninfo_to_dict(dsn).items() if name in ("host", "hostaddr", "port")}
     known = {name: value for name, value in connection.info.get_parameters().items() if not name.startswith("service")}
     password = {"password": connection.info.password} if connection.info.password else {}
-    return make_conninfo("", **{**known, **password})
+    return make_conninfo("", **{**known, **password, **hosts})
 
 
 def wants_password(error: psycopg.OperationalError) -> bool:

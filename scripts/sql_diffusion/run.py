@@ -692,8 +692,8 @@ def run(
     if ray is not None:
         from . import ray_workers
 
-        if models is not None:
-            job = job._replace(models_from=whole_dsn(models))
+        if models is not None and job.models_from is not None:
+            job = job._replace(models_from=whole_dsn(models, job.models_from))
         start = ray_workers.started(models or connection, job, workers, ray)
     freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
     with start as crew, stoppable() as stop:  # nothing is at hand until they have started
