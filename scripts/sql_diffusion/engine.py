@@ -67,17 +67,18 @@ class Server:
                 raise SPIError(error) from None
             raise
 
-    def ask(self, query: Any, parameters: dict[str, Any], prepare: bool | None = None) -> list[dict[str, Any]]:
+    def ask(
+        self, query: Any, parameters: dict[str, Any], prepare: bool | None = None, tries: int = TRIES
+    ) -> list[dict[str, Any]]:
         """The rows of a query. What a standby cancels in favour of its recovery is asked again: it changes nothing."""
-        for tries_left in reversed(range(TRIES)):
-            try:
-                with self.connection.cursor(binary=True, row_factory=dict_row) as cursor:
-                    return cursor.execute(query, parameters, prepare=prepare).fetchall()
-            except psycopg.Error as error:
-                in_transaction = self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
-                if error.sqlstate not in CONFLICTS or in_transaction or not tries_left:
-                    raise
-        raise AssertionError
+        try:
+            with self.connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                return cursor.execute(query, parameters, prepare=prepare).fetchall()
+        except psycopg.Error as error:
+            alone = self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            if not (error.sqlstate in CONFLICTS and alone and tries > 1):
+                raise
+        return self.ask(query, parameters, prepare, tries - 1)
 
     def notice(self, message: str) -> None:
         """Nobody is there to be told."""
