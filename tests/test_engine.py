@@ -15,7 +15,7 @@ from databases import new_database
 from painting import grey_levels
 from reference import insert_model, random_unet
 from sql_diffusion.database import Connection, connect
-from sql_diffusion.engine import VERBS, Engine, backend_here
+from sql_diffusion.engine import VERBS, Engine, Server, backend_here
 from sql_diffusion.errors import Problem
 from sql_diffusion_numpy import functions, threads
 from test_torch_server import show_torch
@@ -121,6 +121,29 @@ def test_without_the_numpy_extension() -> None:
         own.execute("set sql_diffusion.threads = 1")
         query = "select image_png(ddpm_generate(7, 'plain', 1))"
         assert own.execute(query).fetchone() == (ours,)
+
+
+def test_a_model_that_is_replaced_while_it_is_read(own: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each query sees what there is then; no network is made of two states."""
+    execute, reads = Server.execute, 0
+
+    def execute_and_replace(server: Server, plan: tuple[str, int], values: list[Any]) -> list[dict[str, Any]]:
+        nonlocal reads
+        rows = execute(server, plan, values)
+        if "weight_bytes" in plan[0]:
+            reads += 1
+            if reads == 2:
+                with own.transaction():
+                    own.execute("delete from sql_diffusion.models where name = 'replaced'")
+                    insert_model(own, "replaced", random_unet(np.random.default_rng(2)))
+        return rows
+
+    insert_model(own, "replaced", random_unet(np.random.default_rng(1)))
+    monkeypatch.setattr(Server, "execute", execute_and_replace)
+    settings = {"seeds": ["7"], "model": "replaced", "num_inference_steps": 1}
+    ours = list(Engine(own, 1).pictures("ddpm_generate", dict(settings)))
+    assert reads > 2
+    assert ours == in_server(own, "ddpm_generate", settings, "numpy")
 
 
 def test_another_version(own: Connection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,19 @@ def test_a_lease_that_ends(own: Connection) -> None:
     assert one(own, "select png from sql_diffusion.jobs where id = %s", other) == b"in time"
 
 
+def test_a_run_tells_of_jobs_that_it_gives_up(db: str, own: Connection) -> None:
+    """Their painters all died: they have failed, as those have that the run itself could not paint."""
+    given_up = [enqueue(own, seed) for seed in (1, 2, 3)]
+    for attempt in (1, 2, 3):
+        assert claim(own, 3, lease="0") == [(number, attempt) for number in given_up]
+    enqueue(own, 4)
+    done = command.run(db, "run", "--jobs", "--workers", 2, "--batch", 2)
+    words = "claimed 3 times, and neither a picture nor an error came before the lease ended"
+    assert sorted(done.stderr.splitlines()) == [f"sql-diffusion: job {number}: {words}" for number in given_up]
+    assert done.stdout == "Painted 1 job, 3 could not be; the queue gives 0 more\n"
+    assert done.returncode == 1
+
+
 def test_errors_and_another_try(own: Connection) -> None:
     """What may be otherwise next time is tried again, as often as max_attempts says; what will be the same is not."""
     number = one(own, "select sql_diffusion.enqueue(1, max_attempts => 2)")

@@ -161,6 +161,16 @@ def test_a_server_that_ends_idle_sessions(
     assert out == "Painted 2 rows; the query gives 0 more\n"
 
 
+def test_a_service(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Its file is on the machine where the command is typed alone."""
+    want(own, 2, rng)
+    file = tmp_path / "pg_service.conf"
+    file.write_text(f"[pictures]\nhost={own.info.host}\nport={own.info.port}\nuser={own.info.user}\ndbname={db}\n")
+    given = [*GIVEN, "--update", UPDATE, "--dsn", "service=pictures", "--ray", nodes.address]
+    out = command.succeed("none", *given, PGSERVICEFILE=str(file), PGHOST="/nowhere")
+    assert out == "Painted 2 rows; the query gives 0 more\n"
+
+
 def test_ctrl_c_while_room_is_looked_for(
     db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator
 ) -> None:

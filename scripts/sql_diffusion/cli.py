@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -487,6 +488,14 @@ def run(
         str | None,
         typer.Option(metavar="ADDRESS", help="The workers live on the nodes of this Ray cluster, HOST:PORT or auto."),
     ] = None,
+    models_from: Annotated[
+        str | None,
+        typer.Option(
+            "--models-from",
+            metavar="DSN",
+            help="With --ray: the workers read the models from this server, a standby or another that has them.",
+        ),
+    ] = None,
     dsn: Dsn = "",
 ) -> None:
     """Paint the rows of a query, or the jobs of the queue, and write the pictures back.
@@ -495,6 +504,7 @@ def run(
     on where it was; several at once share the rows. Exits with 1 where rows could not be painted: they stay as they are. A job
     is claimed for a lease, and keeps the words of what went wrong.
     """
+    from . import model_server
     from . import run as runner
 
     if jobs == (query is not None) or jobs == (update is not None):
@@ -505,11 +515,19 @@ def run(
         )
     if stay and not jobs:
         raise errors.Problem("--wait is for --jobs", None, errors.USAGE)
+    if models_from is not None and ray is None:
+        raise errors.Problem(
+            "--models-from is for --ray: other workers paint in the server that has the rows", None, errors.USAGE
+        )
     engine = None if backend is None else backend.value
-    job = runner.Job(dsn, query, update or "", [], model, engine, num_inference_steps, lease, stay)
-    with database.connect(dsn) as connection:
-        database.extension_schema(connection)
-        job = runner.prepare(connection, job)
+    job = runner.Job(dsn, query, update or "", [], model, engine, num_inference_steps, lease, stay, models_from)
+    with database.connect(dsn) as connection, ExitStack() as opened:
+        models = None
+        if models_from is not None:
+            models = opened.enter_context(model_server.connected(models_from, connection))
+        if models is None or jobs:
+            database.extension_schema(connection)
+        job = runner.prepare(connection, job, models or connection)
         total = None if stay else runner.count_rows(connection, job)
         if total is not None and limit is not None:
             total = min(total, limit)
@@ -524,6 +542,7 @@ def run(
                 lambda count: progress.advance(task, count),
                 lambda words: err.print(f"sql-diffusion: {words}", markup=False),
                 ray,
+                models,
             )
         # another connection: no server keeps an idle one as long as a run can take
         with database.connect(database.whole_dsn(connection)) as fresh:

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from . import arrays
 from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
@@ -21,14 +21,17 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def connect(dsn: str) -> Connection:
-    """A connection in autocommit mode. What the DSN leaves out comes from PGHOST and its kin, PGSERVICE, ~/.pgpass."""
+def connect(dsn: str, option: str = "--dsn") -> Connection:
+    """A connection in autocommit mode. What the DSN leaves out comes from PGHOST and its kin, PGSERVICE, ~/.pgpass.
+
+    option: of the command, by which the DSN is given.
+    """
     try:
         connection = psycopg.connect(dsn, **OPTIONS)
     except psycopg.OperationalError as error:
         if not (wants_password(error) and sys.stdin.isatty()):
-            raise unreachable(error) from error
-        connection = connect_with_password(dsn)
+            raise unreachable(error, option) from error
+        connection = connect_with_password(dsn, option)
     except psycopg.ProgrammingError as error:
         raise Problem(
             f"the DSN cannot be read: {str(error).strip()}",
@@ -39,10 +42,16 @@ def connect(dsn: str) -> Connection:
     return connection
 
 
-def whole_dsn(connection: Connection) -> str:
-    """Where a connection leads, with what came from this process's environment or was typed: workers have neither."""
+def whole_dsn(connection: Connection, dsn: str = "") -> str:
+    """Where a connection leads, with what came from this process's environment, or a service's file, or was typed: workers have
+    none of these.
+
+    dsn: what it was made by; of several hosts in it the connection knows its own alone.
+    """
+    hosts = {name: value for name, value in conninfo_to_dict(dsn).items() if name in ("host", "hostaddr", "port")}
+    known = {name: value for name, value in connection.info.get_parameters().items() if not name.startswith("service")}
     password = {"password": connection.info.password} if connection.info.password else {}
-    return make_conninfo("", **{**connection.info.get_parameters(), **password})
+    return make_conninfo("", **{**known, **password, **hosts})
 
 
 def wants_password(error: psycopg.OperationalError) -> bool:
@@ -54,15 +63,16 @@ def wants_password(error: psycopg.OperationalError) -> bool:
     return error.pgconn.needs_password or is_wrong
 
 
-def connect_with_password(dsn: str) -> Connection:
+def connect_with_password(dsn: str, option: str) -> Connection:
     """Asks for the password where nothing supplied one, or PGPASSWORD, the DSN or ~/.pgpass a wrong one."""
+    prompt = "Password: " if option == "--dsn" else f"Password for {option}: "
     try:
-        return psycopg.connect(dsn, **OPTIONS, password=getpass.getpass("Password: "))
+        return psycopg.connect(dsn, **OPTIONS, password=getpass.getpass(prompt))
     except psycopg.OperationalError as error:
-        raise unreachable(error) from error
+        raise unreachable(error, option) from error
 
 
-def unreachable(error: psycopg.OperationalError) -> Problem:
+def unreachable(error: psycopg.OperationalError, option: str) -> Problem:
     """No connection was made."""
     reason = " ".join(str(error).removeprefix("connection failed: ").removeprefix("connection is bad: ").split())
     if wants_password(error):
@@ -73,7 +83,7 @@ def unreachable(error: psycopg.OperationalError) -> Problem:
         )
     return Problem(
         f"no connection to PostgreSQL: {reason}",
-        "Say where it is with --dsn 'host=... dbname=... user=...', or with PGHOST, PGDATABASE and PGUSER as for psql.",
+        f"Say where it is with {option} 'host=... dbname=... user=...', or with PGHOST, PGDATABASE and PGUSER as for psql.",
         DATABASE,
     )
 

@@ -20,6 +20,8 @@ from .database import Connection
 from .errors import DATABASE, USAGE, Problem
 from .run import VERBS
 
+CONFLICTS = ("40001", "40P01")  # with the recovery of a standby, which cancels what stands in its way
+TRIES = 10  # of a query that it cancels
 DEFAULTS = {"guidance_rescale": 0}  # of what is not null where nothing is said
 
 
@@ -59,12 +61,24 @@ class Server:
         text, count = plan
         parameters = {str(number): value for number, value in zip(range(1, count + 1), values, strict=True)}
         try:
-            with self.connection.cursor(binary=True, row_factory=dict_row) as cursor:
-                return cursor.execute(text.encode(), parameters, prepare=True).fetchall()
+            return self.ask(text.encode(), parameters, prepare=True)
         except psycopg.Error as error:
             if error.sqlstate in boundary.OURS:
                 raise SPIError(error) from None
             raise
+
+    def ask(
+        self, query: Any, parameters: dict[str, Any], prepare: bool | None = None, tries: int = TRIES
+    ) -> list[dict[str, Any]]:
+        """The rows of a query. What a standby cancels in favour of its recovery is asked again: it changes nothing."""
+        try:
+            with self.connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                return cursor.execute(query, parameters, prepare=prepare).fetchall()
+        except psycopg.Error as error:
+            alone = self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            if not (error.sqlstate in CONFLICTS and alone and tries > 1):
+                raise
+        return self.ask(query, parameters, prepare, tries - 1)
 
     def notice(self, message: str) -> None:
         """Nobody is there to be told."""
@@ -105,8 +119,7 @@ class Engine:
             sql.SQL("{}::{} as {}").format(sql.Placeholder(key), sql.SQL(kinds[key]), sql.Identifier(key))
             for key in settings
         )
-        with self.server.connection.cursor(binary=True, row_factory=dict_row) as cursor:
-            row = cursor.execute(sql.SQL("select {}").format(columns), settings).fetchone() or {}
+        [row] = self.server.ask(sql.SQL("select {}").format(columns), settings)
         arguments = [row.get(key, DEFAULTS.get(key)) for key in kinds]
         try:
             if backend == "torch":

@@ -20,6 +20,14 @@ class Problem(Exception):
         self.exit_code = exit_code
 
 
+class Unable(Problem):
+    """What keeps a worker from painting, whatever the row is: no row is blamed for it, and the run ends."""
+
+
+class Lost(Unable):
+    """The same, but it ends this worker alone."""
+
+
 def enumerate_some(items: list[str], most: int = 5) -> str:
     """'a, b, c and 4 more': every message that could name hundreds of tensors names the first few."""
     if len(items) <= most:

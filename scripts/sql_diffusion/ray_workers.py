@@ -2,7 +2,8 @@
 
 Each is an actor with a connection to PostgreSQL. It claims rows, reads the model once, paints with the engine of its own
 process, and writes the pictures, as a worker on this machine does but for where it paints: a node needs this package, and no
-PostgreSQL. Ray says which node has room for it, and which GPU.
+PostgreSQL. Ray says which node has room for it, and which GPU. With --models-from it has a second connection, to the server
+that it reads the model from and that is asked all that the engine asks.
 """
 
 import logging
@@ -17,10 +18,23 @@ import psycopg
 from sql_diffusion_numpy.errors import Refused
 from sql_diffusion_numpy.session import thread_count
 
+from . import model_server
 from .database import Connection, connect
-from .engine import Engine, backend_here
-from .errors import DATABASE, USAGE, Problem
-from .run import MOMENT, Job, Leave, Painter, Report, Worker, last_words, notice_death, stay_idle
+from .engine import CONFLICTS, Engine, backend_here
+from .errors import DATABASE, USAGE, Lost, Problem, Unable
+from .run import (
+    MOMENT,
+    Job,
+    Leave,
+    Painter,
+    Report,
+    Row,
+    Worker,
+    is_lost,
+    last_words,
+    notice_death,
+    stay_idle,
+)
 
 # What begins a connection of HTTP/2 (RFC 9113, 3.4): the preface, and a frame of no settings, whose fourth byte is its type
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -38,9 +52,35 @@ class Needs(NamedTuple):
 class DistantPainter(Painter):
     """Paints in its own process."""
 
-    def __init__(self, connection: Connection, job: Job, threads: int) -> None:
-        super().__init__(connection, job)
-        self.engine = Engine(connection, threads)
+    def __init__(self, connection: Connection, job: Job, models: Connection, threads: int) -> None:
+        super().__init__(connection, job, models)
+        with model_server.told_apart(job.models_from):
+            self.engine = Engine(models, threads)
+
+    def paint(self, rows: list[Row]) -> list[bytes]:
+        """The pictures, of the models that there were when the rows were claimed; no row is blamed where their server fails."""
+        if self.models is self.connection:
+            return super().paint(rows)
+        state = model_server.written(self.connection)
+        try:
+            model_server.catch_up(self.models, state)
+            return super().paint(rows)
+        except Unable as error:
+            raise model_server.named(error, Unable) from error
+        except psycopg.Error as error:
+            if is_lost(error) or self.models.broken or error.sqlstate in CONFLICTS:
+                raise model_server.named(error, Lost) from error
+            raise
+
+    def is_prompted(self, model: str) -> bool:
+        """Asked once a model, which is waited for where it has not arrived yet."""
+        if self.models is self.connection or model in self.prompted:
+            return super().is_prompted(model)
+        model_server.wait_for_model(self.connection, self.models, model)
+        try:
+            return super().is_prompted(model)
+        except Problem as error:
+            raise model_server.named(error) from error
 
     def call(self, verb: str, settings: dict[str, Any]) -> Iterator[bytes]:
         """The PNGs of a call of a verb."""
@@ -58,15 +98,23 @@ class Actor:
         """One batch; with no leave for one it gets ready."""
         try:
             if self.painter is None or leave is None:
-                connection = connect(self.job.dsn)
-                notice_death(connection)
-                notice_silence(connection)
-                stay_idle(connection)
-                self.painter = DistantPainter(connection, self.job, self.threads)
+                connection = models = lasting(connect(self.job.dsn))
+                if self.job.models_from is not None:
+                    with model_server.told_apart(self.job.models_from):
+                        models = lasting(model_server.connect(self.job.models_from))
+                self.painter = DistantPainter(connection, self.job, models, self.threads)
                 return Report()
             return self.painter.work(leave)
         except (psycopg.Error, Problem) as error:
             return last_words(error)
+
+
+def lasting(connection: Connection) -> Connection:
+    """A connection that the server keeps for as long as the worker lives, and no longer."""
+    notice_death(connection)
+    notice_silence(connection)
+    stay_idle(connection)
+    return connection
 
 
 def notice_silence(connection: Connection) -> None:
@@ -163,11 +211,11 @@ def reach(address: str) -> None:
 
 
 @contextmanager
-def started(connection: Connection, job: Job, count: int, address: str) -> Iterator[Actors]:
-    """So many workers, none of which outlives the context."""
+def started(models: Connection, job: Job, count: int, address: str) -> Iterator[Actors]:
+    """So many workers, none of which outlives the context. models: a connection to the server that they read the models from."""
     ray = import_ray()
-    job = job._replace(backend=backend_here(connection, job.backend))
-    needs = needs_of(connection, job)
+    job = job._replace(backend=backend_here(models, job.backend))
+    needs = needs_of(models, job)
     try:
         reach(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)

@@ -24,8 +24,9 @@ import psycopg
 from psycopg import sql
 
 from .database import Connection, connect, explain, extension_schema, function, whole_dsn
-from .errors import DATABASE, MODEL, USAGE, Problem
+from .errors import DATABASE, MODEL, USAGE, Lost, Problem, Unable
 from .generate import model_name, takes_prompt
+from .model_server import told_apart
 from .stopping import Stop, stoppable
 
 PLAIN = (
@@ -55,7 +56,7 @@ VERBS = {
 class Job(NamedTuple):
     """What is to be painted and how."""
 
-    dsn: str
+    dsn: str  # of the server that has the rows
     query: str | None  # None: the jobs of the queue
     update: str
     columns: list[str]
@@ -64,6 +65,7 @@ class Job(NamedTuple):
     num_inference_steps: int | None  # of rows that name none
     lease: str = "1 minute"  # of a job, which is extended while it is painted
     stay: bool = False  # and wait for more jobs
+    models_from: str | None = None  # the DSN of another server, which has the models
 
 
 class Row(NamedTuple):
@@ -135,10 +137,14 @@ class Crew(Protocol):
         """Those that say something now, or in a moment."""
 
 
-def prepare(connection: Connection, job: Job) -> Job:
-    """The job with what the query tells. Raises a Problem where query, update and model do not go together."""
+def prepare(connection: Connection, job: Job, models: Connection) -> Job:
+    """The job with what the query tells. Raises a Problem where query, update and model do not go together.
+
+    models: a connection to the server that has them, which may be the same.
+    """
     if job.model is not None:
-        is_prompted(connection, job.model)
+        with told_apart(job.models_from):
+            is_prompted(models, job.model)
     if job.query is None:
         check_lease(connection, job.lease)
         return job
@@ -177,9 +183,11 @@ def prepare(connection: Connection, job: Job) -> Job:
     except (psycopg.Error, TypeError) as error:
         raise refused("update", error, UPDATE) from error
     if "model" not in job.columns:
-        job = job._replace(model=model_name(connection, job.model, "prompt" in job.columns))
-        assert job.model is not None
-        if is_prompted(connection, job.model) != ("prompt" in job.columns):
+        with told_apart(job.models_from):
+            model = model_name(models, job.model, "prompt" in job.columns)
+            takes = is_prompted(models, model)
+        job = job._replace(model=model)
+        if takes != ("prompt" in job.columns):
             has = (
                 "takes a prompt, and the query has no"
                 if "prompt" not in job.columns
@@ -244,8 +252,8 @@ class Source(Protocol):
     def held(self) -> AbstractContextManager[object]:
         """Lasts for as long as rows are claimed, painted and written."""
 
-    def claim(self, leave: Leave) -> list[Row]:
-        """The next rows that nobody holds."""
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
+        """The next rows that nobody holds; those that are given up by that are added to failures."""
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
         """Writes the pictures of rows; those that took them."""
@@ -285,7 +293,7 @@ class Query:
     def held(self) -> AbstractContextManager[object]:
         return self.connection.transaction()
 
-    def claim(self, leave: Leave) -> list[Row]:
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
         query = self.select(f"{self.mark}, q.*", "for update skip locked") + b" limit %(count)s"
         rows = []
         for mark, *texts in text_rows(self.connection, query, {"failed": leave.failed, "count": leave.rows}):
@@ -380,17 +388,28 @@ class Queue:
                         {**row.values, "lease": self.job.lease},
                     )
 
-    def claim(self, leave: Leave) -> list[Row]:
+    def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
+        with self.connection.transaction():  # what is locked first is what is claimed, but for what comes in between
+            query = "select c.id from sql_diffusion.claimable_jobs c limit %s for update of c skip locked"
+            locked = [id for (id,) in self.connection.execute(query, [leave.rows]).fetchall()]
+            self.claimed = self.claim_rows(leave.rows)
+            query = "select j.id, j.error from sql_diffusion.jobs j where j.id = any (%s) and j.state = 'failed'"
+            missing = sorted({*locked} - {row.mark for row in self.claimed})
+            given_up = self.connection.execute(query, [missing]).fetchall() if missing else []
+        failures += [Failure(id, f"job {id}", error) for id, error in given_up]
+        return self.claimed
+
+    def claim_rows(self, count: int) -> list[Row]:
+        """Up to so many jobs. One whose last lease has ended is given up in place of being claimed."""
         query = b"""select c.id, c.attempt, c.prompt, c.seed, c.model, c.settings
                     from sql_diffusion.claim_jobs(%(count)s, %(lease)s) c"""
         rows = []
-        for *texts, written in text_rows(self.connection, query, {"count": leave.rows, "lease": self.job.lease}):
+        for *texts, written in text_rows(self.connection, query, {"count": count, "lease": self.job.lease}):
             values = dict(zip(("id", "attempt", "prompt", "seed", "model"), texts, strict=True))
             settings = {
                 key: setting_text(value) for key, value in json.loads(written or "{}").items() if value is not None
             }
             rows.append(Row(int(values["id"] or 0), values, settings))
-        self.claimed = rows
         return rows
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
@@ -451,11 +470,12 @@ def words_of(error: psycopg.Error | Problem) -> str:
 
 
 class Painter:
-    """What a worker does, on its connection."""
+    """What a worker does, on its connection; models is the one to the server that has them, which may be the same."""
 
-    def __init__(self, connection: Connection, job: Job) -> None:
-        self.connection, self.job = connection, job
-        self.schema = extension_schema(connection)
+    def __init__(self, connection: Connection, job: Job, models: Connection) -> None:
+        self.connection, self.job, self.models = connection, job, models
+        with told_apart(job.models_from):
+            self.schema = extension_schema(models)
         self.prompted: dict[str, bool] = {}
         connection.isolation_level = (
             psycopg.IsolationLevel.READ_COMMITTED
@@ -466,9 +486,9 @@ class Painter:
         """One batch: claimed, painted, written and committed, or nothing of it."""
         failures: list[Failure] = []
         with self.source.held():
-            rows = self.source.claim(leave)
+            rows = self.source.claim(leave, failures)
             painted = self.paint_rows(rows, failures) if rows else []
-        if rows:
+        if rows or failures:
             return Report(len(painted), failures)
         left = self.source.left(leave.failed)
         if left != 0:
@@ -481,7 +501,9 @@ class Painter:
             with self.connection.transaction():
                 return self.source.write(rows, self.paint(rows))
         except (psycopg.Error, Problem) as error:
-            if is_lost(error) or self.connection.broken or (isinstance(error, Futile) and not is_part):
+            if is_lost(error) or self.connection.broken or isinstance(error, Unable):
+                raise
+            if isinstance(error, Futile) and not is_part:
                 raise
             if len(rows) == 1:
                 failure = self.source.fail(rows[0], error)
@@ -501,7 +523,7 @@ class Painter:
         for (model, given), numbers in groups.items():
             prompts = [rows[number].values.get("prompt") for number in numbers]
             if model is None:
-                model = model_name(self.connection, None, prompts[0] is not None)
+                model = model_name(self.models, None, prompts[0] is not None)
             settings: dict[str, Any] = {
                 "num_inference_steps": self.job.num_inference_steps,
                 **dict(given),
@@ -539,13 +561,15 @@ class Painter:
     def is_prompted(self, model: str) -> bool:
         """Asked once a model."""
         if model not in self.prompted:
-            self.prompted[model] = is_prompted(self.connection, model)
+            self.prompted[model] = is_prompted(self.models, model)
         return self.prompted[model]
 
 
 def is_lost(error: Exception) -> bool:
     """Whether it is the connection that failed."""
-    return isinstance(error, psycopg.Error) and (error.sqlstate is None or error.sqlstate.startswith(("08", "57P")))
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    return isinstance(error, Lost)
 
 
 def serve(pipe: Pipe, job: Job) -> None:
@@ -557,7 +581,7 @@ def serve(pipe: Pipe, job: Job) -> None:
         try:
             with connect(job.dsn) as connection:
                 notice_death(connection)
-                painter = Painter(connection, job)
+                painter = Painter(connection, job, connection)
                 pipe.send(Report())
                 while leave := pipe.recv():
                     pipe.send(painter.work(leave))
@@ -657,17 +681,20 @@ def run(
     advance: Callable[[int], None],
     tell: Callable[[str], None],
     ray: str | None = None,
+    models: Connection | None = None,
 ) -> Outcome:
     """Paints until the query gives nothing but rows that have failed, the limit is reached, or somebody stops it.
 
-    ray: the address of a cluster whose nodes paint.
+    ray: the address of a cluster whose nodes paint; models: a connection to another server, whose models they read.
     """
     job = job._replace(dsn=whole_dsn(connection))
     start: AbstractContextManager[Crew] = started(job, workers)
     if ray is not None:
         from . import ray_workers
 
-        start = ray_workers.started(connection, job, workers, ray)
+        if models is not None and job.models_from is not None:
+            job = job._replace(models_from=whole_dsn(models, job.models_from))
+        start = ray_workers.started(models or connection, job, workers, ray)
     freed = "are free again" if job.query is not None else f"are free again within {job.lease}"
     with start as crew, stoppable() as stop:  # nothing is at hand until they have started
         return Foreman(crew, batch, limit, stop, advance, tell, freed).run()
