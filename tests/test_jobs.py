@@ -6,6 +6,7 @@ SQL_DIFFUSION_STRESS=1 takes 100,000 jobs and kills twenty times; pytest -s show
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -270,6 +271,17 @@ def test_a_lease_is_extended_while_its_worker_lives(db: str, own: Connection) ->
 @pytest.mark.parametrize("options", [["--jobs", "--query", "select 1"], ["--query", "select 1"], [], ["--wait"]])
 def test_what_to_paint_is_clear(db: str, options: list[str]) -> None:
     assert "--jobs" in command.fail(db, 2, "run", *options)
+
+
+def test_a_role_without_a_grant_is_told_which(db: str, own: Connection) -> None:
+    role = f"stranger_{secrets.token_hex(4)}"
+    own.execute(f"create role {role} login".encode())
+    try:
+        said = command.fail(db, 3, "run", "--jobs", "--dsn", f"user={role}")
+        assert "permission denied for view" in said
+        assert "SELECT and UPDATE on sql_diffusion.jobs and sql_diffusion.claimable_jobs" in said
+    finally:
+        own.execute(f"drop role {role}".encode())
 
 
 @pytest.mark.parametrize(

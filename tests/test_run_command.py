@@ -155,6 +155,22 @@ def test_rows_that_fail(db: str, own: psycopg.Connection, rng: np.random.Generat
     assert different(own, "ddpm_generate(seed, class_label, model => 'classes', num_inference_steps => 2)") == []
 
 
+def test_rows_that_fail_alike(db: str, own: psycopg.Connection, rng: np.random.Generator) -> None:
+    """Ten of them are told of, and all are counted; each row that fails in another way is told of, too."""
+    want(own, 15, rng)
+    own.execute("update wanted set seed = null where id <= 12")
+    own.execute("update wanted set model = 'nobody' where id > 14")
+    query = QUERY.replace("seed", "seed, coalesce(model, 'plain') as model")
+    result = command.run(db, "run", "--query", query, "--update", UPDATE, "--steps", 2)
+    assert result.returncode == 1
+    assert result.stdout == "Painted 2 rows, 13 could not be; the query gives 13 more\n"
+    told = result.stderr.splitlines()
+    assert sum(line.endswith(": seed is null, expected an integer") for line in told) == 10
+    assert "sql-diffusion: more rows have failed with the same words, and are counted alone" in told
+    assert 'sql-diffusion: id = 15: model "nobody" does not exist' in told
+    assert len(told) == 12
+
+
 def test_a_row_that_comes_again(db: str, own: psycopg.Connection, rng: np.random.Generator) -> None:
     want(own, 3, rng)
     given = ["run", "--model", "plain", "--steps", 1, "--query"]

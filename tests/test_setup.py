@@ -134,6 +134,18 @@ ls "$($PG_CONFIG --sharedir)/extension"
     assert list((sources.parent / "tmp").iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone makes folders of two users")
+@pytest.mark.parametrize("folder", ["build", "demo"])
+def test_a_folder_of_another_user_is_named_before_anything_is_made(sources: Path, folder: str) -> None:
+    (sources / folder).mkdir()
+    done = ordinary(sources, "sh", "-euc", ". scripts/prepare")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"sh: the folder {sources / folder} is another user's, expected one that nobody may write"
+    )
+    assert not list((sources / folder).iterdir()) and not list((sources.parent / "tmp").iterdir())
+
+
 def test_docker_is_not_started_where_its_bridge_could_not_be_removed(sources: Path) -> None:
     path = bare_path(sources)
     for name in ("dockerd", "docker"):

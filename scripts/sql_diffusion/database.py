@@ -1,6 +1,7 @@
 """The connection: found as psql finds it, and what the server says turned into sentences."""
 
 import getpass
+import re
 import sys
 from typing import Any
 
@@ -99,6 +100,8 @@ def explain(error: psycopg.Error) -> Problem:
         return Problem(message, error.diag.message_hint or "doc/reference.md says which settings run.", CHECKPOINT)
     if error.sqlstate == "42501":  # not allowed
         hint = "Connect as the role that ran CREATE EXTENSION sql_diffusion, which owns the models, or as one that it granted them to."
+        if re.search(r"\b(claimable_|stored_)?jobs\b", message):
+            hint = "Who owns the extension grants the queue: SELECT and UPDATE on sql_diffusion.jobs and sql_diffusion.claimable_jobs, SELECT on sql_diffusion.stored_jobs."
         return Problem(message, error.diag.message_hint or hint, DATABASE)
     if error.sqlstate in ("42883", "42P01", "42703"):  # a function, table or column that is not there
         hint = "The extension seems to be older than this command: ALTER EXTENSION sql_diffusion UPDATE"

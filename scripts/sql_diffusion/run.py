@@ -13,6 +13,7 @@ import select
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
@@ -34,6 +35,7 @@ PLAIN = (
     "select id, prompt, seed from wanted where picture is null"
 )
 UPDATE = "Write it as: update wanted set picture = %(png)s where id = %(id)s   (a percent sign of its own is %%)"
+ALIKE = 10  # failures of the same words that are told of
 PATIENCE = 5  # seconds, until it is said that others hold the rest
 MOMENT = 0.2  # seconds, in which the parent looks at least once whether it is to stop
 PAUSE = 0.3  # seconds, until rows that others hold are looked for again
@@ -718,6 +720,7 @@ class Foreman:
         self.working = dict.fromkeys(crew.workers, 0)  # rows that each has leave for
         self.painted, self.moved = 0, time.monotonic()  # when there was something to paint last
         self.failed: set[int] = set()
+        self.words = Counter[str]()  # of what failed
         self.problem: Problem | None = None
         self.lost = 0
 
@@ -768,7 +771,11 @@ class Foreman:
         for failure in report.failures:
             if failure.mark not in self.failed:
                 self.failed.add(failure.mark)
-                self.tell(f"{failure.row}: {failure.words}")
+                self.words[failure.words] += 1
+                if self.words[failure.words] <= ALIKE:
+                    self.tell(f"{failure.row}: {failure.words}")
+                elif self.words[failure.words] == ALIKE + 1:
+                    self.tell("more rows have failed with the same words, and are counted alone")
         self.painted += report.painted
         if report.painted or report.failures:
             self.moved = time.monotonic()
