@@ -429,6 +429,25 @@ def test_a_change_is_noticed_by_every_session(connect: Connect, rng: np.random.G
     assert after != before
 
 
+def test_a_row_that_takes_an_older_ones_place_is_noticed(connect: Connect, rng: np.random.Generator) -> None:
+    """VACUUM FULL moves rows and leaves them their transaction: here each to where the first state's lay."""
+    one = connect()
+    table = "sql_diffusion.stored_parameters"
+    one.execute(f"vacuum full {table}".encode())
+    version = "select string_agg(key || version, ' ' order by key) from sql_diffusion.parameters where model = 'random'"
+    one.execute("begin")
+    insert_model(one, "random", random_unet(rng))
+    before, place = value(one, PICTURE), value(one, version)
+    last = value(one, f"select key from {table} where model = 'random' order by ctid desc limit 1")
+    one.execute(f"update {table} set weight = sql_diffusion.silu(weight) where model = 'random' and key = %s", [last])
+    one.execute("commit")
+    one.execute(f"vacuum full {table}".encode())
+    assert value(one, version) == place
+    after = value(one, PICTURE)
+    assert after != before
+    assert np.allclose(after, value(one, PICTURE.replace("_numpy", "")), atol=1e-4)
+
+
 def test_a_dropped_model_is_gone_and_another_may_take_its_name(connect: Connect, rng: np.random.Generator) -> None:
     one, other = connect(), connect()
     insert_model(one, "random", random_unet(rng))
