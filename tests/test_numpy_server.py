@@ -196,6 +196,55 @@ def test_numbers_are_handed_over_to_the_bit(
     assert row[1] == "".join(f"[1:{size}]" for size in shape)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ddpm_generate(1, 'random', 2, backend => '{}')",
+        "ddpm_generate(array[1, 2], 'random', 2, backend => '{}')",
+        "ddpm_steps(1, 'random', 2, backend => '{}')",
+        "sql_diffusion_{}.unet_steps(sql_diffusion.randn(1, '{{3,8,8}}'), 1, 'random')",
+    ],
+)
+def test_what_is_out_of_range_is_refused(server: Connection, rng: np.random.Generator, call: str) -> None:
+    """As PostgreSQL's arithmetic does, in rows as in single results."""
+    insert_model(server, "random", random_unet(rng))
+    server.execute(
+        "update sql_diffusion.parameters set weight = sql_diffusion.with_shape(array_fill(3e38::real, array[sql_diffusion.numel(weight_shape)::int]), weight_shape) where key = 'conv_out' and model = 'random'"
+    )
+    for backend in ("sql", "numpy"):
+        query = f"select * from {call.format(backend)}".replace("_sql.", ".")
+        with pytest.raises(psycopg.errors.NumericValueOutOfRange), server.transaction():
+            server.execute(query.encode())
+
+
+def test_no_memory_while_numbers_are_handed_over(connect: Connect) -> None:
+    """It is told as anywhere, wherever in the array it happens, and the session goes on."""
+    session = connect()
+    call = "select cardinality(sql_diffusion_numpy.relu(array_fill(1::real, %s)))"
+    assert value(session, call, [3, 200, 200]) == 120000
+    for rows_written in (0, 1, 5):
+        session.execute(
+            f"""
+do language plpython3u $$
+import itertools, sys
+tensors = sys.modules["sql_diffusion_numpy.tensors"]
+GD.setdefault("written", tensors.written)
+calls = itertools.count()
+def written(array):
+    if next(calls) >= {rows_written}:
+        raise MemoryError
+    return GD["written"](array)
+tensors.written = written
+$$""".encode()
+        )
+        for shape in ([3, 200, 200], [300, 200], [1, 120000], [2, 2, 30000]):
+            with pytest.raises(psycopg.errors.OutOfMemory) as caught:
+                value(session, call, shape)
+                value(session, call, shape)
+            assert "out of memory" in f"{caught.value} {caught.value.diag.message_detail}"
+    assert value(session, "select cardinality(sql_diffusion_numpy.relu(array_fill(1::real, array[3, 2])))") == 6
+
+
 @pytest.mark.parametrize("call", REFUSED)
 def test_what_is_refused_is_refused_in_the_same_words(server: Connection, rng: np.random.Generator, call: str) -> None:
     if "random" in call:
