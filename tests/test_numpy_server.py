@@ -557,6 +557,31 @@ def test_files_of_what_is_gone_are_removed(connect: Connect, rng: np.random.Gene
     assert second not in own_files(session)
 
 
+def test_what_a_terminated_session_left_unfinished_is_removed(connect: Connect, rng: np.random.Generator) -> None:
+    session, other = connect(), connect()
+    wide = random_unet(rng, block_out_channels=[128, 256], norm_num_groups=32)
+    insert_model(session, "random", wide)
+    insert_model(session, "other", random_unet(rng))
+
+    def drafts() -> list[Path]:
+        return [path for path in cache_files(other) if path.suffix == ".draft"]
+
+    def terminate() -> None:
+        while not drafts():
+            time.sleep(0.01)
+        value(other, f"select pg_terminate_backend({pid}, 60000)")
+
+    pid = session.info.backend_pid
+    terminating = threading.Thread(target=terminate)
+    terminating.start()
+    with pytest.raises(psycopg.OperationalError):
+        value(session, PICTURE)
+    terminating.join()
+    assert any(f".{pid}." in path.name for path in drafts())
+    value(other, PICTURE.replace("random", "other"))
+    assert drafts() == []
+
+
 SPOILED = {
     "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
