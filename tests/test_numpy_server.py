@@ -655,7 +655,7 @@ def test_the_cache_folder_is_a_superusers_to_choose(connect: Connect, rng: np.ra
     configuration = data_directory(session) / "postgresql.auto.conf"
     before = configuration.read_text()
     try:
-        configuration.write_text(before + "sql_diffusion.cache_dir = ''\n")
+        configuration.write_text(before + "SQL_Diffusion.Cache_Dir = ''\n")  # in any case, as all settings
         other = connect()
         for path in own_files(session):
             path.unlink()
