@@ -29,7 +29,7 @@ set search_path to pg_catalog, pg_temp
 begin atomic
   select f.setting
   from pg_file_settings f
-  where f.name = 'sql_diffusion.cache_dir'
+  where lower(f.name collate "C") = 'sql_diffusion.cache_dir'
   order by f.seqno desc
   limit 1;
 end;

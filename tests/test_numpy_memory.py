@@ -124,6 +124,22 @@ def test_what_is_held_at_once_is_reckoned(count: int) -> None:
     assert memory.activations(plan, {"sample": (3, 4, 64, 64)}) == expected
 
 
+def test_the_narrowest_control_group_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int) -> None:
+    """A service's limit lies in a group below the root, and may lie in one above it."""
+    below, read = Path("system.slice/postgresql.service"), memory._read
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    groups = f"1:name=systemd:/\n0::/{below}\n"
+    monkeypatch.setattr(memory, "_read", lambda path: groups if path == "/proc/self/cgroup" else read(path))
+    (tmp_path / below).mkdir(parents=True)
+    for folder, most in ((tmp_path / below, "max"), (tmp_path / below.parent, str(3 << 20)), (tmp_path, str(5 << 20))):
+        (folder / "memory.max").write_text(most + "\n")
+        (folder / "memory.current").write_text(f"{2 << 20}\n")
+        (folder / "memory.stat").write_text(f"anon 17\nfile {1 << 19}\n")
+    assert memory.available() == (1 << 20) + (1 << 19)
+    (tmp_path / below / "memory.max").write_text(f"{2 << 20}\n")
+    assert memory.available() == 1 << 19
+
+
 def own_memory(connection: Connection) -> int:
     """Bytes."""
     for line in Path(f"/proc/{connection.info.backend_pid}/status").read_text().splitlines():

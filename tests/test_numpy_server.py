@@ -196,6 +196,55 @@ def test_numbers_are_handed_over_to_the_bit(
     assert row[1] == "".join(f"[1:{size}]" for size in shape)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ddpm_generate(1, 'random', 2, backend => '{}')",
+        "ddpm_generate(array[1, 2], 'random', 2, backend => '{}')",
+        "ddpm_steps(1, 'random', 2, backend => '{}')",
+        "sql_diffusion_{}.unet_steps(sql_diffusion.randn(1, '{{3,8,8}}'), 1, 'random')",
+    ],
+)
+def test_what_is_out_of_range_is_refused(server: Connection, rng: np.random.Generator, call: str) -> None:
+    """As PostgreSQL's arithmetic does, in rows as in single results."""
+    insert_model(server, "random", random_unet(rng))
+    server.execute(
+        "update sql_diffusion.parameters set weight = sql_diffusion.with_shape(array_fill(3e38::real, array[sql_diffusion.numel(weight_shape)::int]), weight_shape) where key = 'conv_out' and model = 'random'"
+    )
+    for backend in ("sql", "numpy"):
+        query = f"select * from {call.format(backend)}".replace("_sql.", ".")
+        with pytest.raises(psycopg.errors.NumericValueOutOfRange), server.transaction():
+            server.execute(query.encode())
+
+
+def test_no_memory_while_numbers_are_handed_over(connect: Connect) -> None:
+    """It is told as anywhere, wherever in the array it happens, and the session goes on."""
+    session = connect()
+    call = "select cardinality(sql_diffusion_numpy.relu(array_fill(1::real, %s)))"
+    assert value(session, call, [3, 200, 200]) == 120000
+    for rows_written in (0, 1, 5):
+        session.execute(
+            f"""
+do language plpython3u $$
+import itertools, sys
+tensors = sys.modules["sql_diffusion_numpy.tensors"]
+GD.setdefault("written", tensors.written)
+calls = itertools.count()
+def written(array):
+    if next(calls) >= {rows_written}:
+        raise MemoryError
+    return GD["written"](array)
+tensors.written = written
+$$""".encode()
+        )
+        for shape in ([3, 200, 200], [300, 200], [1, 120000], [2, 2, 30000]):
+            with pytest.raises(psycopg.errors.OutOfMemory) as caught:
+                value(session, call, shape)
+                value(session, call, shape)
+            assert "out of memory" in f"{caught.value} {caught.value.diag.message_detail}"
+    assert value(session, "select cardinality(sql_diffusion_numpy.relu(array_fill(1::real, array[3, 2])))") == 6
+
+
 @pytest.mark.parametrize("call", REFUSED)
 def test_what_is_refused_is_refused_in_the_same_words(server: Connection, rng: np.random.Generator, call: str) -> None:
     if "random" in call:
@@ -429,6 +478,25 @@ def test_a_change_is_noticed_by_every_session(connect: Connect, rng: np.random.G
     assert after != before
 
 
+def test_a_row_that_takes_an_older_ones_place_is_noticed(connect: Connect, rng: np.random.Generator) -> None:
+    """VACUUM FULL moves rows and leaves them their transaction: here each to where the first state's lay."""
+    one = connect()
+    table = "sql_diffusion.stored_parameters"
+    one.execute(f"vacuum full {table}".encode())
+    version = "select string_agg(key || version, ' ' order by key) from sql_diffusion.parameters where model = 'random'"
+    one.execute("begin")
+    insert_model(one, "random", random_unet(rng))
+    before, place = value(one, PICTURE), value(one, version)
+    last = value(one, f"select key from {table} where model = 'random' order by ctid desc limit 1")
+    one.execute(f"update {table} set weight = sql_diffusion.silu(weight) where model = 'random' and key = %s", [last])
+    one.execute("commit")
+    one.execute(f"vacuum full {table}".encode())
+    assert value(one, version) == place
+    after = value(one, PICTURE)
+    assert after != before
+    assert np.allclose(after, value(one, PICTURE.replace("_numpy", "")), atol=1e-4)
+
+
 def test_a_dropped_model_is_gone_and_another_may_take_its_name(connect: Connect, rng: np.random.Generator) -> None:
     one, other = connect(), connect()
     insert_model(one, "random", random_unet(rng))
@@ -487,6 +555,31 @@ def test_files_of_what_is_gone_are_removed(connect: Connect, rng: np.random.Gene
     insert_model(session, "other", random_unet(rng))
     value(session, PICTURE.replace("random", "other"))
     assert second not in own_files(session)
+
+
+def test_what_a_terminated_session_left_unfinished_is_removed(connect: Connect, rng: np.random.Generator) -> None:
+    session, other = connect(), connect()
+    wide = random_unet(rng, block_out_channels=[128, 256], norm_num_groups=32)
+    insert_model(session, "random", wide)
+    insert_model(session, "other", random_unet(rng))
+
+    def drafts() -> list[Path]:
+        return [path for path in cache_files(other) if path.suffix == ".draft"]
+
+    def terminate() -> None:
+        while not drafts():
+            time.sleep(0.01)
+        value(other, f"select pg_terminate_backend({pid}, 60000)")
+
+    pid = session.info.backend_pid
+    terminating = threading.Thread(target=terminate)
+    terminating.start()
+    with pytest.raises(psycopg.OperationalError):
+        value(session, PICTURE)
+    terminating.join()
+    assert any(f".{pid}." in path.name for path in drafts())
+    value(other, PICTURE.replace("random", "other"))
+    assert drafts() == []
 
 
 SPOILED = {
@@ -562,7 +655,7 @@ def test_the_cache_folder_is_a_superusers_to_choose(connect: Connect, rng: np.ra
     configuration = data_directory(session) / "postgresql.auto.conf"
     before = configuration.read_text()
     try:
-        configuration.write_text(before + "sql_diffusion.cache_dir = ''\n")
+        configuration.write_text(before + "SQL_Diffusion.Cache_Dir = ''\n")  # in any case, as all settings
         other = connect()
         for path in own_files(session):
             path.unlink()

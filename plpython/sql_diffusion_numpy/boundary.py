@@ -46,6 +46,10 @@ def postgres_error(plpy: Any, error: Exception) -> Exception:
     return shown
 
 
+def no_memory(plpy: Any) -> Exception:
+    return postgres_error(plpy, Refused("out of memory", None, "53200"))
+
+
 @contextlib.contextmanager
 def errors(plpy: Any) -> Iterator[None]:
     try:
@@ -53,57 +57,90 @@ def errors(plpy: Any) -> Iterator[None]:
     except Refused as error:
         raise postgres_error(plpy, error) from None
     except MemoryError:
-        raise postgres_error(plpy, Refused("out of memory", None, "53200")) from None
+        raise no_memory(plpy) from None
     except plpy.SPIError as error:
         if error.sqlstate not in OURS:
             raise
         raise postgres_error(plpy, error) from None
 
 
+class NoMemory(list[Any]):
+    """Stands for a list for which there was no memory: of its length when PL/Python compares that, an error when it is read."""
+
+    def __init__(self, plpy: Any, length: int) -> None:
+        super().__init__()
+        self.plpy, self.lengths = plpy, iter([length])
+
+    def __len__(self) -> int:
+        for length in self.lengths:
+            return length
+        raise no_memory(self.plpy)
+
+
 class Rows(list[Any]):
     """The nested lists of a large array, of two dimensions or more, each there only while PL/Python asks for it.
 
-    PL/Python takes a list for a dimension, and asks for its elements one after the other.
+    PL/Python takes a list for a dimension, and asks for its elements one after the other. It must be given each: several
+    releases of PostgreSQL crash where that raises.
     """
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, plpy: Any, array: np.ndarray) -> None:
         super().__init__()
-        self.array = array
+        self.plpy, self.array = plpy, array
         self.first, self.written = 0, list[Any]()  # some rows from this one on
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.row(index)
+        except MemoryError:
+            return NoMemory(self.plpy, self.array.shape[1])
+
+    def row(self, index: int) -> Any:
         row = self.array[index]
         if row.ndim > 1 and row.size > AT_ONCE:
-            return Rows(row)
+            return Rows(self.plpy, row)
         if not 0 <= index - self.first < len(self.written):
             some = self.array[index : index + max(1, AT_ONCE // row.size)]
             self.first, self.written = index, tensor_functions.written(some).tolist()
         return self.written[index - self.first]
 
 
-def as_lists(value: Any) -> Any:
-    """A result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
+def as_lists(plpy: Any, value: Any) -> Any:
+    """A finite result, or a row of it, with nested lists for its arrays, as PL/Python takes them.
 
     PL/Python makes numbers of the texts of what the lists hold: so texts are what they hold of a large array, and of others
     NumPy's numbers, whose text is half as long as that of a float of Python, and as exact.
     """
     if isinstance(value, np.ndarray):
-        if value.size >= MANY and value.dtype == np.float32 and np.isfinite(value).all():
-            return Rows(value) if value.ndim > 1 else tensor_functions.written(value).tolist()
-        return list(value) if value.ndim == 1 else [as_lists(part) for part in value]
+        if value.size >= MANY and value.dtype == np.float32:
+            return Rows(plpy, value) if value.ndim > 1 else tensor_functions.written(value).tolist()
+        return list(value) if value.ndim == 1 else [as_lists(plpy, part) for part in value]
     if isinstance(value, dict):
-        return {name: as_lists(part) for name, part in value.items()}
-    return tuple(map(as_lists, value)) if isinstance(value, tuple) else value
+        return {name: as_lists(plpy, part) for name, part in value.items()}
+    return tuple(as_lists(plpy, part) for part in value) if isinstance(value, tuple) else value
 
 
 def check_range(value: Any) -> None:
     """Refuse infinite results of finite arguments, as PostgreSQL's arithmetic does."""
-    for array in value.values() if isinstance(value, dict) else [value]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+    for array in parts:
         if isinstance(array, np.ndarray) and not np.isfinite(array).all():
             fail("value out of range: overflow", sqlstate="22003")
+
+
+def result_of(plpy: Any, value: Any) -> Any:
+    """A result, or a row of it, as it is handed over."""
+    check_range(value)
+    return as_lists(plpy, value) if in_server(plpy) else value
+
+
+def rows_of(plpy: Any, rows: Iterator[Any]) -> Iterator[Any]:
+    with errors(plpy):
+        for row in rows:
+            yield result_of(plpy, row)
 
 
 def boundary(function: Function) -> Function:
@@ -117,10 +154,9 @@ def boundary(function: Function) -> Function:
         with errors(plpy):
             result = function(plpy, *arguments)
             if inspect.isgenerator(result):
-                rows = itertools.chain(list(itertools.islice(result, 1)), result)
-                return map(as_lists, rows) if in_server(plpy) else rows
-            check_range(result)
-            return as_lists(result) if in_server(plpy) else result
+                rows = rows_of(plpy, result)
+                return itertools.chain(list(itertools.islice(rows, 1)), rows)
+            return result_of(plpy, result)
 
     return call
 

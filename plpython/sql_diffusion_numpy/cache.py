@@ -141,6 +141,7 @@ def write(folder: int, name: str, lay_out: Callable[[Draft], Layout]) -> None:
     """Put a network into the folder: lay_out makes its layout, with the draft for its arrays, and may raise to give up."""
     draft = f"{name}.{os.getpid()}.{secrets.token_hex(4)}.draft"
     try:
+        remove_drafts(folder)  # whose room this one may need
         file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError as error:
         raise Unusable(f"{draft}: {error.strerror}") from None
@@ -173,6 +174,23 @@ def _write_all(file: int, data: bytes | memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
+
+
+def remove_drafts(folder: int) -> None:
+    """Remove what sessions left unfinished that were terminated, which runs nothing more of theirs."""
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if name.endswith(".draft") and not _is_running(int(name.split(".")[-3])):
+                _remove(folder, name)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the server's user, whose sessions all are, has a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _remove(folder: int, name: str) -> None:

@@ -10,6 +10,7 @@ from .layers.modules import PlanRow
 from .threads import get_count
 
 BATCH = 512 << 20  # bytes of activations that the pictures of a batch may take together
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _BASE = 96 << 20  # Python, NumPy, and a session's own
 _SAME = ("concatenate", "group_norm", "output")  # their results are their inputs, looked at in another way
 _INSIDE = {
@@ -72,14 +73,24 @@ def available() -> int | None:
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             found.append(1024 * int(line.split()[1]))
-    most, now = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
-    if most.isdigit() and now.isdigit():
-        cached = [line.split()[1] for line in _read("/sys/fs/cgroup/memory.stat").splitlines() if line[:5] == "file "]
-        found.append(int(most) - int(now) + sum(map(int, cached)))
+    for group in _control_groups():
+        most, now = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
+        if most.isdigit() and now.isdigit():
+            cached = [line.split()[1] for line in _read(group / "memory.stat").splitlines() if line[:5] == "file "]
+            found.append(int(most) - int(now) + sum(map(int, cached)))
     return min(found, default=None)
 
 
-def _read(path: str) -> str:
+def _control_groups() -> list[Path]:
+    """The folder of this process's control group (version 2), and of those that it is in, each of which has a limit."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        if line.startswith("0::/"):
+            group = CONTROL_GROUPS / line[4:]
+            return [group, *(parent for parent in group.parents if parent.is_relative_to(CONTROL_GROUPS))]
+    return [CONTROL_GROUPS]
+
+
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:

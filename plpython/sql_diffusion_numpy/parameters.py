@@ -37,13 +37,14 @@ _models: OrderedDict[tuple[str, str, str], tuple[str, Model]] = (
 )  # database, model, component and whose files -> digest and engine, network
 
 # What tells one state of a model from another: where its rows lie and which transaction put them there. Nobody can
-# change a value of a row and leave both as they are.
+# change a value of a row and leave both as they are; VACUUM FULL could move a row to where an older one lay, but writes another file.
 _IDENTITY = """
 select sql_diffusion.component_config($1, $2)::text as config,
        sql_diffusion.sample_shape(sql_diffusion.component_config($1, $2)) as shape,
        d.oid::bigint as database,
        pg_catalog.concat_ws(' ', s.system_identifier, c.timeline_id, d.oid,
-                            'sql_diffusion.stored_parameters'::pg_catalog.regclass::oid) as place,
+                            'sql_diffusion.stored_parameters'::pg_catalog.regclass::oid,
+                            pg_catalog.pg_relation_filenode('sql_diffusion.stored_parameters')) as place,
        (select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.key, p.version), E'\\n'
                                                     order by p.key collate "C"))
         from sql_diffusion.parameters p
