@@ -190,6 +190,24 @@ def test_the_products_of_a_large_layer_are_large(
     assert min(multiplied) >= 32
 
 
+@pytest.mark.parametrize(("ins", "outs"), [(768, 2304), (3072, 768), (100, 37)], ids=str)
+def test_a_product_of_few_rows(rng: np.random.Generator, ins: int, outs: int) -> None:
+    """Cut into blocks that BLAS does not copy, whatever the number of rows really is; with a residual, in two pictures."""
+    weight = rng.standard_normal((outs, ins, 1, 1)).astype(np.float32)
+    algorithm = conv2d.direct(1, 1)
+    laid_out = conv2d.lay_out_weight(weight, algorithm, 77)
+    _, _, _, in_block, out_block = laid_out.shape
+    assert 77 * in_block * out_block <= 1_000_000
+    bias = rng.standard_normal(outs).astype(np.float32)
+    layer = conv2d.assemble(algorithm, laid_out, bias, (0, 0, 0, 0))
+    for rows in (77, 1, 130):
+        x = rng.standard_normal((2, 1, rows, ins)).astype(np.float32)
+        residual = rng.standard_normal((2, 1, rows, outs)).astype(np.float32)
+        [piece] = conv2d.convolve([Piece(x, None)], layer, residual=residual, statistics=False)
+        doubles = [torch.from_numpy(each).double() for each in (x, weight[:, :, 0, 0], bias)]
+        assert error(piece.values, functional.linear(*doubles) + torch.from_numpy(residual)) < 1e-5
+
+
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5), (4, 1)])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1), (3, 4)])
 def test_the_layer_conv2d_takes_any_kernel(

@@ -17,6 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
 _plans: dict[str, Any] = {}
+_asked = 0.0  # when cancel_point did
 
 # Anybody may SET a setting; what an administrator has set is the most that it counts for.
 _SETTINGS = """
@@ -90,8 +91,11 @@ def give_memory_back() -> None:
 
 
 def cancel_point(plpy: Any) -> None:
-    """PostgreSQL cancels a query only where it looks for that; running a query is such a place."""
-    query(plpy, "select 1", [], [])
+    """PostgreSQL cancels a query only where it looks for that; running a query is such a place. Now and then is enough."""
+    global _asked
+    if time.monotonic() - _asked > threads.CHECK_EVERY:
+        query(plpy, "select 1", [], [])
+        _asked = time.monotonic()
 
 
 def progress_of(plpy: Any, tell: bool) -> Callable[[str], None]:

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from .conv2d import Activation, Entry, Piece, convolve, extent
-from .modules import Layout, Network, Read, lay_out_convolution, lay_out_module, zeros_for_none
+from .modules import Layout, Network, Read, lay_out_convolution, zeros_for_none
 from .scaled_dot_product_attention import attend
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def lay_out(
-    layout: Layout, read: Read, key: str, heads: int, context: bool, projections: Sequence[str] = PROJECTIONS
+    layout: Layout,
+    read: Read,
+    key: str,
+    heads: int,
+    context: bool,
+    projections: Sequence[str] = PROJECTIONS,
+    pixels: int | None = None,
 ) -> None:
-    """The projections of one input become one, with the factor 1 / sqrt(E) of the attention in that of the queries."""
+    """The projections of one input become one, with the factor 1 / sqrt(E) of the attention in that of the queries.
+
+    pixels as of lay_out_weight.
+    """
     weights, biases = [], []
     for layer in projections[:3]:
         weight, bias = read(f"{key}.{layer}")
@@ -29,10 +38,9 @@ def lay_out(
             layout, f"{key}.key_value", np.concatenate(weights[1:]), np.concatenate(biases[1:]), "direct1/1"
         )
     else:
-        lay_out_convolution(
-            layout, f"{key}.query_key_value", np.concatenate(weights), np.concatenate(biases), "direct1/1"
-        )
-    lay_out_module(layout, read, f"{key}.{projections[3]}", 0, 0)
+        joint, bias = np.concatenate(weights), np.concatenate(biases)
+        lay_out_convolution(layout, f"{key}.query_key_value", joint, bias, "direct1/1", pixels=pixels)
+    lay_out_convolution(layout, f"{key}.{projections[3]}", *read(f"{key}.{projections[3]}"), "direct1/1", pixels=pixels)
 
 
 def _heads(values: np.ndarray, parts: int, heads: int) -> np.ndarray:

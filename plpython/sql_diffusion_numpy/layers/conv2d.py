@@ -139,8 +139,10 @@ _SMALL_PRODUCT = 1_000_000  # M * N * K of a product that OpenBLAS does not copy
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
-def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
+def lay_out_weight(weight: np.ndarray, algorithm: Algorithm, pixels: int | None = None) -> np.ndarray:
     """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
+
+    pixels: of each picture, where there are so few in every call that a large weight, too, is cut into blocks.
 
     The direct way has one point and kernel * kernel times the channels; a weight that is transformed at each call has its
     kernel for points.
@@ -162,7 +164,10 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm) -> np.ndarray:
             kernels = weight[begin : begin + some].reshape(-1, ins, weight[0, 0].size).astype(np.float64)
             points[:, :, begin : begin + some] = np.tensordot(transform, kernels, (1, 2)).transpose(0, 2, 1)
     ins = points.shape[1]
-    if ins * outs > _SMALL:
+    if pixels is not None:
+        out_block = _block(outs, 32)
+        in_block = _block(ins, _SMALL_PRODUCT // (pixels * out_block))
+    elif ins * outs > _SMALL:
         in_block, out_block = ins, _block(outs, 320)
     else:
         in_block = _block(ins, 512)
@@ -399,7 +404,7 @@ def convolve(
         out_width = (width + left + right - kernel) // stride + 1
     down, across = -(-out_height // out), -(-out_width // out)  # tiles
     # Tiles can be added to what they are written over, unless it is read for others; a product that is the result cannot.
-    result = residual if in_place and pixels.size > 1 else None
+    result = residual if in_place and points is not None else None
     if result is None or any(np.may_share_memory(result, each.values) for each in activation):
         result = np.empty((batch, out_height, out_width, outs), np.float32)
     columns = (across - 1) * step + size
@@ -477,9 +482,14 @@ def convolve(
                 target = result[pictures, begin:end, :, mine]
                 addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
                 beside = None if residual is None else residual[pictures, begin:end, :, mine]
-                if pixels.size == 1:  # what the product gives is the result
+                if pixels.size == in_blocks:  # what the product gives is the result, or its sum over the blocks
                     flat = result[pictures, begin:end].reshape(-1, outs)[:, mine]
-                    _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
+                    if in_blocks == 1:
+                        _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
+                    else:
+                        product = workspace(next(scratch), 1, in_blocks, tile_count, wide)
+                        _multiply(tiles, part_weight, product, small, tile_unit)
+                        np.add.reduce(product[0], axis=0, out=flat)
                     times = pixels_a_row(flat[: len(flat) // number])
                     long = flat.reshape(number, -1, times * wide)
                     np.add(long, repeated(addend, times)[:, None], out=long)

@@ -11,13 +11,14 @@ from ..threads import check_point, get_count, parallel, share
 Elementwise = Callable[[np.ndarray, np.ndarray], None]  # reads the first, writes the second, of one shape; float32
 
 _CACHED = 1 << 15  # elements at a time
+_WORTH = 1 << 16  # elements of each thread that are worth waking it for
 
 
 def apply(function: Callable[..., None], out: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
     """function(rows of each input, the same rows of out) for all rows of arrays (rows, columns); returns out."""
     rows, columns = out.shape
     step = max(1, _CACHED // columns)
-    parts = share(rows, min(get_count(), -(-out.size // _CACHED)))
+    parts = share(rows, min(get_count(), out.size // _WORTH))
 
     def work(part: int) -> None:
         first, last = parts[part]

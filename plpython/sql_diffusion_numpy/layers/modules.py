@@ -106,6 +106,8 @@ class Unfinished(NamedTuple):
 Value = Activation | Normalized | Unfinished
 
 
+FEW = 128  # tokens
+
 # What begins with a group norm, and what makes an array that nothing else holds
 _NORMS = ("group_norm", "resnet_block", "attention_block")
 _MAKERS = ("conv2d", "linear", "add", "relu", "resnet_block", "downsample", "upsample")
@@ -178,13 +180,20 @@ def lay_out_convolution(
     bias: np.ndarray | None,
     algorithm: str,
     padding: Padding = (0, 0, 0, 0),
+    pixels: int | None = None,
 ) -> None:
-    """Of a weight (out, in, kernel, kernel), or (out, in) for a linear layer, which is a 1x1 kernel."""
+    """Of a weight (out, in, kernel, kernel), or (out, in) for a linear layer, which is a 1x1 kernel; pixels as of lay_out_weight."""
     if weight.ndim == 2:
         weight = weight[:, :, None, None]
     layout.convolutions[name] = (algorithm, padding)
-    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, ALGORITHMS[algorithm])
+    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, ALGORITHMS[algorithm], pixels)
     layout.arrays[name + ".bias"] = zeros_for_none(bias, len(weight))
+
+
+def few_tokens(plan: list[PlanRow]) -> int | None:
+    """How many tokens a network takes, where they are few and about as many in each call, as of CLIP's text encoders."""
+    most = max((row.settings.get("most_tokens", 0) for row in plan if row.operation == "input"), default=0)
+    return most if 1 < most <= FEW else None
 
 
 def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: int) -> None:

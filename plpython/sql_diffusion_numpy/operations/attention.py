@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers import attention
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain, with_norm
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, few_tokens, joined, plain, with_norm
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     crossed = len(row.inputs) > 2
-    attention.lay_out(layout, read, row.key, row.settings["heads"], crossed, row.settings["projections"])
+    pixels = few_tokens(layout.plan) if "tokens" in row.settings else None
+    attention.lay_out(layout, read, row.key, row.settings["heads"], crossed, row.settings["projections"], pixels)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

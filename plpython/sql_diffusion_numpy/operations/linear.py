@@ -13,7 +13,9 @@ from ..layers.modules import (
     PlanRow,
     Read,
     Value,
+    few_tokens,
     joined,
+    lay_out_convolution,
     lay_out_module,
     plain,
     with_norm,
@@ -25,7 +27,9 @@ LARGE = 1 << 22  # numbers of a weight, which among those that vectors meet a vo
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
-    if row.level is None:
+    if "tokens" in row.settings and (pixels := few_tokens(layout.plan)):
+        lay_out_convolution(layout, row.key, *read(row.key), "direct1/1", pixels=pixels)
+    elif row.level is None:
         weight, bias = read(row.key)
         if f"{row.key}.weight" not in layout.arrays:  # which an embedding before it has laid out and shares
             layout.arrays[f"{row.key}.turned"] = np.ascontiguousarray(weight.T)
@@ -48,7 +52,7 @@ def multiply(rows: np.ndarray, turned: np.ndarray, shared_out: bool) -> np.ndarr
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    if row.level is None:  # a vector or tokens: one plain product, which reads each weight once
+    if row.key not in network.convolutions:  # a vector or tokens: one plain product, which reads each weight once
         turned = network.arrays.get(f"{row.key}.turned")
         if turned is None:
             turned = network.arrays[f"{row.key}.weight"].T
