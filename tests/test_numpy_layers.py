@@ -190,22 +190,27 @@ def test_the_products_of_a_large_layer_are_large(
     assert min(multiplied) >= 32
 
 
-@pytest.mark.parametrize(("ins", "outs"), [(768, 2304), (3072, 768), (100, 37)], ids=str)
-def test_a_product_of_few_rows(rng: np.random.Generator, ins: int, outs: int) -> None:
-    """Cut into blocks that BLAS does not copy, whatever the number of rows really is; with a residual, in two pictures."""
-    weight = rng.standard_normal((outs, ins, 1, 1)).astype(np.float32)
-    algorithm = conv2d.direct(1, 1)
-    laid_out = conv2d.lay_out_weight(weight, algorithm, 77)
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(("ins", "outs"), [(384, 640), (400, 370)], ids=str)
+def test_the_products_of_few_tiles_are_small(rng: np.random.Generator, name: str, ins: int, outs: int) -> None:
+    """They are not copied; the layer takes pictures of any other size, too, with a residual or without."""
+    algorithm, padding, tolerance = ALGORITHMS[name]
+    kernel = algorithm.g.shape[1]
+    weight = torch.from_numpy(rng.standard_normal((outs, ins, kernel, kernel)).astype(np.float32))
+    bias = torch.from_numpy(rng.standard_normal(outs).astype(np.float32))
+    tiles = conv2d.tiles_of(algorithm, 8, 8)
+    laid_out = conv2d.lay_out_weight(weight.numpy(), algorithm, tiles)
     _, _, _, in_block, out_block = laid_out.shape
-    assert 77 * in_block * out_block <= 1_000_000
-    bias = rng.standard_normal(outs).astype(np.float32)
-    layer = conv2d.assemble(algorithm, laid_out, bias, (0, 0, 0, 0))
-    for rows in (77, 1, 130):
-        x = rng.standard_normal((2, 1, rows, ins)).astype(np.float32)
-        residual = rng.standard_normal((2, 1, rows, outs)).astype(np.float32)
-        [piece] = conv2d.convolve([Piece(x, None)], layer, residual=residual, statistics=False)
-        doubles = [torch.from_numpy(each).double() for each in (x, weight[:, :, 0, 0], bias)]
-        assert error(piece.values, functional.linear(*doubles) + torch.from_numpy(residual)) < 1e-5
+    assert tiles * in_block * out_block <= 1_000_000
+    layer = conv2d.assemble(algorithm, laid_out, bias.numpy(), padding)
+    for batch, height, width in ((1, 8, 8), (2, 8, 8), (3, 4, 8), (1, 20, 14)):
+        x = torch.from_numpy(rng.standard_normal((batch, ins, height, width)).astype(np.float32))
+        theirs = reference(algorithm, x, weight, bias, *padding).permute(0, 2, 3, 1)
+        [piece] = conv2d.convolve([Piece(channels_last(x), None)], layer)
+        assert error(piece.values, theirs) < tolerance
+        residual = rng.standard_normal(piece.values.shape).astype(np.float32)
+        [piece] = conv2d.convolve([Piece(channels_last(x), None)], layer, residual=residual)
+        assert error(piece.values, theirs + torch.from_numpy(residual)) < tolerance
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5), (4, 1)])

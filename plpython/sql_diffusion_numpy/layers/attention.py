@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .conv2d import Activation, Entry, Piece, convolve, extent
-from .modules import Layout, Network, Read, lay_out_convolution, zeros_for_none
+from .modules import Layout, Network, Read, lay_out_convolution, lay_out_module, zeros_for_none
 from .scaled_dot_product_attention import attend
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -20,11 +20,12 @@ def lay_out(
     heads: int,
     context: bool,
     projections: Sequence[str] = PROJECTIONS,
-    pixels: int | None = None,
+    height: int = 0,
+    width: int = 0,
 ) -> None:
     """The projections of one input become one, with the factor 1 / sqrt(E) of the attention in that of the queries.
 
-    pixels as of lay_out_weight.
+    height, width: of what attends, as far as that is known.
     """
     weights, biases = [], []
     for layer in projections[:3]:
@@ -33,14 +34,14 @@ def lay_out(
         weights.append(weight * scale)
         biases.append(zeros_for_none(bias, len(weight)) * scale)
     if context:
-        lay_out_convolution(layout, f"{key}.query", weights[0], biases[0], "direct1/1")
+        lay_out_convolution(layout, f"{key}.query", weights[0], biases[0], "direct1/1", height=height, width=width)
         lay_out_convolution(
             layout, f"{key}.key_value", np.concatenate(weights[1:]), np.concatenate(biases[1:]), "direct1/1"
         )
     else:
         joint, bias = np.concatenate(weights), np.concatenate(biases)
-        lay_out_convolution(layout, f"{key}.query_key_value", joint, bias, "direct1/1", pixels=pixels)
-    lay_out_convolution(layout, f"{key}.{projections[3]}", *read(f"{key}.{projections[3]}"), "direct1/1", pixels=pixels)
+        lay_out_convolution(layout, f"{key}.query_key_value", joint, bias, "direct1/1", height=height, width=width)
+    lay_out_module(layout, read, f"{key}.{projections[3]}", height, width)
 
 
 def _heads(values: np.ndarray, parts: int, heads: int) -> np.ndarray:

@@ -136,19 +136,26 @@ def _block(channels: int, most: int) -> int:
 
 _SMALL = 1 << 17  # weights of a point whose products are small ones
 _SMALL_PRODUCT = 1_000_000  # M * N * K of a product that OpenBLAS does not copy for
+_FEW = 128  # tiles of a picture that do not make a copy of the weight worth it
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
-def lay_out_weight(weight: np.ndarray, algorithm: Algorithm, pixels: int | None = None) -> np.ndarray:
+def tiles_of(algorithm: Algorithm, height: int, width: int) -> int:
+    """How many a picture has."""
+    return -(-height // algorithm.step) * -(-width // algorithm.step)
+
+
+def lay_out_weight(weight: np.ndarray, algorithm: Algorithm, tiles: int = 0) -> np.ndarray:
     """(out, in, kernel, kernel) -> (points, in blocks, out blocks, in block, out block), contiguous.
 
-    pixels: of each picture, where there are so few in every call that a large weight, too, is cut into blocks.
+    tiles: of a picture, as far as that is known; other pictures are multiplied, too, perhaps not as fast.
 
     The direct way has one point and kernel * kernel times the channels; a weight that is transformed at each call has its
     kernel for points.
 
     OpenBLAS multiplies small matrices without copying them first, at the full speed of the machine, when M * N * K <=
-    10^6: the weight is cut into blocks for that. A large one is faster copied: it is cut for the threads alone.
+    10^6: the weight is cut into blocks for that. A large one is faster copied where it meets many tiles: then it is cut for
+    the threads alone.
     """
     outs, ins = weight.shape[:2]
     if algorithm.b is None:
@@ -164,9 +171,9 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm, pixels: int | None 
             kernels = weight[begin : begin + some].reshape(-1, ins, weight[0, 0].size).astype(np.float64)
             points[:, :, begin : begin + some] = np.tensordot(transform, kernels, (1, 2)).transpose(0, 2, 1)
     ins = points.shape[1]
-    if pixels is not None:
+    if ins * outs > _SMALL and 0 < tiles <= _FEW:
         out_block = _block(outs, 32)
-        in_block = _block(ins, _SMALL_PRODUCT // (pixels * out_block))
+        in_block = _block(ins, _SMALL_PRODUCT // (tiles * out_block))
     elif ins * outs > _SMALL:
         in_block, out_block = ins, _block(outs, 320)
     else:

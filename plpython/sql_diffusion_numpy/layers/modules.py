@@ -106,7 +106,7 @@ class Unfinished(NamedTuple):
 Value = Activation | Normalized | Unfinished
 
 
-FEW = 128  # tokens
+FEW = 128  # tokens, of which products need no copy of the weight (conv2d.lay_out_weight)
 
 # What begins with a group norm, and what makes an array that nothing else holds
 _NORMS = ("group_norm", "resnet_block", "attention_block")
@@ -180,20 +180,24 @@ def lay_out_convolution(
     bias: np.ndarray | None,
     algorithm: str,
     padding: Padding = (0, 0, 0, 0),
-    pixels: int | None = None,
+    height: int = 0,
+    width: int = 0,
 ) -> None:
-    """Of a weight (out, in, kernel, kernel), or (out, in) for a linear layer, which is a 1x1 kernel; pixels as of lay_out_weight."""
+    """Of a weight (out, in, kernel, kernel), or (out, in) for a linear layer, which is a 1x1 kernel.
+
+    height, width: of what it will read, as far as that is known.
+    """
     if weight.ndim == 2:
         weight = weight[:, :, None, None]
-    layout.convolutions[name] = (algorithm, padding)
-    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, ALGORITHMS[algorithm], pixels)
+    layout.convolutions[name], chosen = (algorithm, padding), ALGORITHMS[algorithm]
+    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, chosen, conv2d.tiles_of(chosen, height, width))
     layout.arrays[name + ".bias"] = zeros_for_none(bias, len(weight))
 
 
-def few_tokens(plan: list[PlanRow]) -> int | None:
-    """How many tokens a network takes, where they are few and about as many in each call, as of CLIP's text encoders."""
+def few_tokens(plan: list[PlanRow]) -> int:
+    """How many tokens a network takes, where they are few and as many in each call, as of CLIP's text encoders; else 0."""
     most = max((row.settings.get("most_tokens", 0) for row in plan if row.operation == "input"), default=0)
-    return most if 1 < most <= FEW else None
+    return most if most <= FEW else 0
 
 
 def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: int) -> None:
@@ -202,9 +206,9 @@ def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: in
     if weight.ndim == 4 and weight.shape[2] == 3:
         cheapest = conv2d.choose_algorithm(weight.shape[1], weight.shape[0], height, width, layout.large)
         algorithm = next(name for name, each in ALGORITHMS.items() if each is cheapest)
-        lay_out_convolution(layout, name, weight, bias, algorithm, (1, 1, 1, 1))
+        lay_out_convolution(layout, name, weight, bias, algorithm, (1, 1, 1, 1), height, width)
     else:
-        lay_out_convolution(layout, name, weight, bias, "direct1/1")
+        lay_out_convolution(layout, name, weight, bias, "direct1/1", height=height, width=width)
 
 
 def lay_out_norm(layout: Layout, read: Read, name: str) -> None:

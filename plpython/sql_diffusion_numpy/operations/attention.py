@@ -10,8 +10,9 @@ from ..layers.modules import Layout, Network, PlanRow, Read, Value, few_tokens, 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     crossed = len(row.inputs) > 2
-    pixels = few_tokens(layout.plan) if "tokens" in row.settings else None
-    attention.lay_out(layout, read, row.key, row.settings["heads"], crossed, row.settings["projections"], pixels)
+    if "tokens" in row.settings:
+        height, width = 1, few_tokens(layout.plan)
+    attention.lay_out(layout, read, row.key, row.settings["heads"], crossed, row.settings["projections"], height, width)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

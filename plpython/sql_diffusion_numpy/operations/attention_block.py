@@ -11,7 +11,7 @@ from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     if row.settings.get("num_groups") is not None:
         lay_out_norm(layout, read, f"{row.key}.group_norm")
-    attention.lay_out(layout, read, row.key, row.settings["heads"], context=False)
+    attention.lay_out(layout, read, row.key, row.settings["heads"], context=False, height=height, width=width)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

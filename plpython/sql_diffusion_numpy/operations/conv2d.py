@@ -22,12 +22,12 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
     kernel, stride, padding = (row.settings[name] for name in ("kernel_size", "stride", "padding"))
     if row.settings.get("scale_factor", 1) == 2:  # of a 3x3 kernel, stride and padding 1
         weight, bias = read(row.key)
-        lay_out_convolution(layout, row.key, weight, bias, "upsample", (1, 1, 1, 1))
+        lay_out_convolution(layout, row.key, weight, bias, "upsample", (1, 1, 1, 1), height, width)
     elif (kernel, stride, padding) in ((3, 1, 1), (1, 1, 0)):
         lay_out_module(layout, read, row.key, height, width)
     else:
         weight, bias = read(row.key)
-        lay_out_convolution(layout, row.key, weight, bias, f"direct{kernel}/{stride}", (padding,) * 4)
+        lay_out_convolution(layout, row.key, weight, bias, f"direct{kernel}/{stride}", (padding,) * 4, height, width)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

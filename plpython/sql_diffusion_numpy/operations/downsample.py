@@ -12,7 +12,7 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
     """padding 0 pads right and bottom by 1."""
     weight, bias = read(f"{row.key}.conv")
     padding = (0, 1, 0, 1) if row.settings["padding"] == 0 else (1, 1, 1, 1)
-    lay_out_convolution(layout, f"{row.key}.conv", weight, bias, "direct3/2", padding)
+    lay_out_convolution(layout, f"{row.key}.conv", weight, bias, "direct3/2", padding, height, width)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

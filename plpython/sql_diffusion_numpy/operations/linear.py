@@ -15,7 +15,6 @@ from ..layers.modules import (
     Value,
     few_tokens,
     joined,
-    lay_out_convolution,
     lay_out_module,
     plain,
     with_norm,
@@ -27,8 +26,8 @@ LARGE = 1 << 22  # numbers of a weight, which among those that vectors meet a vo
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
-    if "tokens" in row.settings and (pixels := few_tokens(layout.plan)):
-        lay_out_convolution(layout, row.key, *read(row.key), "direct1/1", pixels=pixels)
+    if "tokens" in row.settings and few_tokens(layout.plan) > 0:
+        lay_out_module(layout, read, row.key, 1, few_tokens(layout.plan))
     elif row.level is None:
         weight, bias = read(row.key)
         if f"{row.key}.weight" not in layout.arrays:  # which an embedding before it has laid out and shares

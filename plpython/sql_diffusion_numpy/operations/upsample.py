@@ -10,7 +10,7 @@ from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     weight, bias = read(f"{row.key}.conv")
-    lay_out_convolution(layout, f"{row.key}.conv", weight, bias, "upsample", (1, 1, 1, 1))
+    lay_out_convolution(layout, f"{row.key}.conv", weight, bias, "upsample", (1, 1, 1, 1), height, width)
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
