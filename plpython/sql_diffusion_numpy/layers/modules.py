@@ -137,11 +137,13 @@ def added_steps(plan: list[PlanRow]) -> frozenset[int]:
 
 def spent_steps(plan: list[PlanRow]) -> frozenset[int]:
     """Before the last that takes a result there are convolutions at most, which keep nothing of what they read."""
-    takers: dict[int, list[str]] = {row.step: [] for row in plan}
+    takers: dict[int, list[str]] = {}  # of a part of a plan also those of steps that it has not
     for row in plan:
         for step in row.inputs:
-            takers[step].append(row.operation)
-    return frozenset(row.step for row in plan if row.operation in _MAKERS and set(takers[row.step][:-1]) <= {"conv2d"})
+            takers.setdefault(step, []).append(row.operation)
+    return frozenset(
+        row.step for row in plan if row.operation in _MAKERS and set(takers.get(row.step, [])[:-1]) <= {"conv2d"}
+    )
 
 
 def with_norm(value: Value) -> tuple[Activation, Entry | None]:
