@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
 SOURCES = Path(__file__).parent.parent
 # Workers of Ray have the least priority unless it is told otherwise, and where a machine has enough to do they never come to an end.
 VARIABLES = {
@@ -42,6 +44,13 @@ def new_nodes() -> Iterator[Any]:
             yield cluster
         finally:
             cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Such a cluster for the tests of a file."""
+    with new_nodes() as cluster:
+        yield cluster
 
 
 def add_node(cluster: Any) -> Any:

@@ -14,7 +14,6 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 import helper_command as command
-import ray_nodes
 from clusters import new_cluster
 from painting import QUERY, UPDATE, count, different, make_wanted, plain, until, want
 from reference import insert_model, random_unet
@@ -23,6 +22,8 @@ from sql_diffusion.engine import Server
 from sql_diffusion.errors import Lost, Problem, Unable
 from sql_diffusion.ray_workers import DistantPainter, lasting
 from sql_diffusion.run import Job, Leave
+
+pytest_plugins = ["ray_nodes"]
 
 STEPS = 12
 READ = "select coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_user_tables where relid = 'sql_diffusion.stored_parameters'::regclass"
@@ -52,12 +53,6 @@ def primary() -> Iterator[str]:
 def standby(primary: str) -> Iterator[str]:
     with new_cluster("-c sql_diffusion.threads=1 -c max_standby_streaming_delay=0", standby_of=primary) as socket:
         yield socket
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    with ray_nodes.new_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from numpy_server import STRESS
 from painting import QUERY, UPDATE, count, different, make_wanted, new_painters, plain, until, want
 from sql_diffusion import ray_workers
 
-pytest_plugins = ["text_pipelines"]
+pytest_plugins = ["ray_nodes", "text_pipelines"]
 
 STEPS = 12
 
@@ -35,12 +35,6 @@ def db(pipelines: dict[str, Any], folders: dict[str, Path]) -> Iterator[str]:
     with new_painters(pipelines, folders) as name, psycopg.connect(dbname=name, autocommit=True) as own:
         own.execute(f"alter database {name} set sql_diffusion.threads = 1".encode())
         yield name
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    with ray_nodes.new_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture
