@@ -26,6 +26,7 @@ from .layers.modules import (
     Read,
     Value,
     added_steps,
+    few_tokens,
     joined,
     normed_steps,
     passing_steps,
@@ -54,9 +55,12 @@ def lay_out(
     """
     layout = Layout(plan, {}, {} if arrays is None else arrays, large)
     by_operation: dict[Any, list[PlanRow]] = {}
+    tokens = few_tokens(plan)
     for row in plan:
         level = plan[row.inputs[0] - 1].level if row.inputs else None
-        size = (0, 0) if level is None else (scaled(height, level), scaled(width, level))
+        size = (1, tokens) if "tokens" in row.settings else (0, 0)
+        if level is not None:
+            size = (scaled(height, level), scaled(width, level))
         operation = operation_of(row)
         if hasattr(operation, "lay_out"):
             operation.lay_out(layout, read, row, *size)
@@ -78,8 +82,10 @@ def assemble_network(layout: Layout) -> Network:
         name: assemble(ALGORITHMS[algorithm], arrays[name + ".weight"], arrays[name + ".bias"], padding)
         for name, (algorithm, padding) in layout.convolutions.items()
     }
-    steps = (kind(layout.plan) for kind in (normed_steps, passing_steps, added_steps, spent_steps))
-    return Network(layout.plan, convolutions, arrays, NUMPY, *steps)
+    plan = layout.plan
+    return Network(
+        plan, convolutions, arrays, NUMPY, normed_steps(plan), passing_steps(plan), added_steps(plan), spent_steps(plan)
+    )
 
 
 def input_value(tensor: np.ndarray) -> Value:

@@ -14,6 +14,7 @@ from . import memory, threads
 from .errors import fail
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+ASK_EVERY = 0.1  # seconds
 FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
 _plans: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def give_memory_back() -> None:
 def cancel_point(plpy: Any) -> None:
     """PostgreSQL cancels a query only where it looks for that; running a query is such a place. Now and then is enough."""
     global _asked
-    if time.monotonic() - _asked > threads.CHECK_EVERY:
+    if time.monotonic() - _asked > ASK_EVERY:
         query(plpy, "select 1", [], [])
         _asked = time.monotonic()
 

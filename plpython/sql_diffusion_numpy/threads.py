@@ -13,14 +13,12 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 Task = Callable[[int], Any]
 
 MOST = 64
-CHECK_EVERY = 0.1  # seconds
 SWITCH = 0.0002  # seconds after which a thread that waits for Python's lock asks for it; Python's own 0.005 is a layer
 
 
@@ -52,7 +50,6 @@ class _Worker:
 _workers: list[_Worker] = []
 _count = 1
 _check: Callable[[], None] | None = None  # raises where the call is to end; for the caller's thread alone
-_checked = 0.0  # when it was called last
 _ended = False  # whether it has raised, so that the other threads end too
 
 
@@ -112,19 +109,18 @@ class Ended(Exception):
 
 
 def set_check(check: Callable[[], None] | None) -> None:
-    """What check_point is to call, if anything."""
+    """What check_point is to call, if anything: often, so that it has to be cheap."""
     global _check
     _check = check
 
 
 def check_point(part: int) -> None:
     """For tasks of parallel, now and then: a cancelled query ends within a layer, too."""
-    global _checked, _ended
+    global _ended
     if part > 0:
         if _ended:
             raise Ended
-    elif _check is not None and time.monotonic() - _checked > CHECK_EVERY:
-        _checked = time.monotonic()
+    elif _check is not None:
         try:
             _check()
         except BaseException:

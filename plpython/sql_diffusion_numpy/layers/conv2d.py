@@ -136,7 +136,7 @@ def _block(channels: int, most: int) -> int:
 
 _SMALL = 1 << 17  # weights of a point whose products are small ones
 _SMALL_PRODUCT = 1_000_000  # M * N * K of a product that OpenBLAS does not copy for
-_FEW = 128  # tiles of a picture that do not make a copy of the weight worth it
+FEW = 128  # tiles of a picture that do not make a copy of the weight worth it
 _AT_ONCE = 1 << 20  # kernels that are transformed together, so that a large layer does not take much memory
 
 
@@ -171,7 +171,7 @@ def lay_out_weight(weight: np.ndarray, algorithm: Algorithm, tiles: int = 0) -> 
             kernels = weight[begin : begin + some].reshape(-1, ins, weight[0, 0].size).astype(np.float64)
             points[:, :, begin : begin + some] = np.tensordot(transform, kernels, (1, 2)).transpose(0, 2, 1)
     ins = points.shape[1]
-    if ins * outs > _SMALL and 0 < tiles <= _FEW:
+    if ins * outs > _SMALL and 0 < tiles <= FEW:
         out_block = _block(outs, 32)
         in_block = _block(ins, _SMALL_PRODUCT // (tiles * out_block))
     elif ins * outs > _SMALL:

@@ -106,8 +106,6 @@ class Unfinished(NamedTuple):
 Value = Activation | Normalized | Unfinished
 
 
-FEW = 128  # tokens, of which products need no copy of the weight (conv2d.lay_out_weight)
-
 # What begins with a group norm, and what makes an array that nothing else holds
 _NORMS = ("group_norm", "resnet_block", "attention_block")
 _MAKERS = ("conv2d", "linear", "add", "relu", "resnet_block", "downsample", "upsample")
@@ -197,9 +195,9 @@ def lay_out_convolution(
 
 
 def few_tokens(plan: list[PlanRow]) -> int:
-    """How many tokens a network takes, where they are few and as many in each call, as of CLIP's text encoders; else 0."""
+    """How many tokens a network takes, where they are few, as of CLIP's text encoders, whose prompts are all as long; else 0."""
     most = max((row.settings.get("most_tokens", 0) for row in plan if row.operation == "input"), default=0)
-    return most if most <= FEW else 0
+    return most if most <= conv2d.FEW else 0
 
 
 def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: int) -> None:

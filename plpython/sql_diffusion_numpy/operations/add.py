@@ -12,10 +12,12 @@ from ..layers.modules import Network, PlanRow, Unfinished, Value, joined, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
-    for left, other, step in zip(inputs, inputs[::-1], row.inputs[::-1], strict=True):
-        if isinstance(left, Unfinished) and extent(left.activation)[0] == len(joined(plain(other))):
-            statistics, in_place = row.step in network.normed, step in network.spent
-            return convolve(*left, residual=joined(plain(other)), in_place=in_place, statistics=statistics)
+    for left, right, step in zip(inputs, inputs[::-1], row.inputs[::-1], strict=True):
+        if isinstance(left, Unfinished):
+            other = joined(plain(right))
+            if len(other) == extent(left.activation)[0]:
+                statistics, in_place = row.step in network.normed, step in network.spent
+                return convolve(*left, residual=other, in_place=in_place, statistics=statistics)
     values = [joined(plain(value)) for value in inputs]
     if values[0].shape != values[1].shape:
         return [Piece(values[0] + values[1], None)]

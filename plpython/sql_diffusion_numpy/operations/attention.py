@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers import attention
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, few_tokens, joined, plain, with_norm
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain, with_norm
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
     crossed = len(row.inputs) > 2
-    if "tokens" in row.settings:
-        height, width = 1, few_tokens(layout.plan)
     attention.lay_out(layout, read, row.key, row.settings["heads"], crossed, row.settings["projections"], height, width)
 
 

@@ -13,7 +13,6 @@ from ..layers.modules import (
     PlanRow,
     Read,
     Value,
-    few_tokens,
     joined,
     lay_out_module,
     plain,
@@ -26,9 +25,7 @@ LARGE = 1 << 22  # numbers of a weight, which among those that vectors meet a vo
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
-    if "tokens" in row.settings and few_tokens(layout.plan) > 0:
-        lay_out_module(layout, read, row.key, 1, few_tokens(layout.plan))
-    elif row.level is None:
+    if row.level is None and width == 0:  # a vector, or nobody knows how many tokens
         weight, bias = read(row.key)
         if f"{row.key}.weight" not in layout.arrays:  # which an embedding before it has laid out and shares
             layout.arrays[f"{row.key}.turned"] = np.ascontiguousarray(weight.T)
