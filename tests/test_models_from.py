@@ -188,6 +188,9 @@ def test_a_standby_that_goes_away(
     want(own, 100, rng)
     servers = ["--dsn", dsn(primary), "--workers", 2, "--ray", nodes.address]
     with command.start("none", *GIVEN, *servers, "--models-from", dsn(standby)) as process:
+        until(
+            lambda: there.execute(f"{MINE} and query <> ''".encode()).rowcount == 3
+        )  # the command's own, and the workers'
         until(lambda: count(own, "painted > 0") > 0)
         there.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sql-diffusion'")
         out, err = process.communicate(timeout=60)
@@ -300,6 +303,8 @@ def test_a_lost_connection_blames_no_row(
     there.execute("select pg_terminate_backend(%s)", [painter.models.info.backend_pid])
     with pytest.raises(Lost, match=r"^--models-from: the connection was lost: "):
         painter.work(Leave(1, []))
+    with pytest.raises(Lost, match=r"^--models-from: the connection was lost: "):  # of a worker that starts
+        DistantPainter(painter.connection, painter.job, painter.models, 1)
     assert painter_of(dsn(primary), dsn(standby)).work(Leave(1, [])).painted == 1
 
 

@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from . import arrays
-from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Problem
+from .errors import CHECKPOINT, DATABASE, MODEL, USAGE, Lost, Problem
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -89,6 +89,13 @@ def unreachable(error: psycopg.OperationalError, option: str) -> Problem:
     )
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether it is the connection that failed."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    return isinstance(error, Lost)
+
+
 def explain(error: psycopg.Error) -> Problem:
     """What the server refused, in its own words, with the next step where it is known."""
     message = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
@@ -111,10 +118,8 @@ def explain(error: psycopg.Error) -> Problem:
         return Problem(message, hint, DATABASE)
     if error.sqlstate == "57014":  # statement_timeout, or cancelled from elsewhere
         return Problem(message, "Nothing was changed. Run it again, with a longer statement_timeout.", DATABASE)
-    if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
-        return Problem(
-            f"the connection was lost: {message}", "Nothing was changed. Run the same command again.", DATABASE
-        )
+    if is_lost(error):
+        return Lost(f"the connection was lost: {message}", "Nothing was changed. Run the same command again.", DATABASE)
     return Problem(message, error.diag.message_hint or error.diag.message_detail, DATABASE)
 
 

@@ -57,13 +57,13 @@ def told_apart(dsn: str | None) -> Iterator[None]:
         raise named(error) from error
 
 
-def named(error: psycopg.Error | Problem, kind: type[Problem] = Problem) -> Problem:
-    """A problem of that server, which says so."""
+def named(error: psycopg.Error | Problem, kind: type[Problem] | None = None) -> Problem:
+    """A problem of that server, which says so; of the same kind where no other is given."""
     problem = explain(error) if isinstance(error, psycopg.Error) else error
     hint = problem.hint
     if problem.exit_code == MODEL:
         hint = "See what that server has, sql-diffusion list --dsn DSN; what was loaded a moment ago may not have arrived there."
-    return kind(f"{OPTION}: {problem.message}", hint, problem.exit_code)
+    return (kind or type(problem))(f"{OPTION}: {problem.message}", hint, problem.exit_code)
 
 
 def written(rows: Connection) -> tuple[Any, ...]:

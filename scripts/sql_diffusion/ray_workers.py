@@ -19,7 +19,7 @@ from sql_diffusion_numpy.errors import Refused
 from sql_diffusion_numpy.session import thread_count
 
 from . import model_server
-from .database import Connection, connect
+from .database import Connection, connect, is_lost
 from .engine import CONFLICTS, Engine, backend_here
 from .errors import DATABASE, USAGE, Lost, Problem, Unable
 from .run import (
@@ -30,7 +30,6 @@ from .run import (
     Report,
     Row,
     Worker,
-    is_lost,
     last_words,
     notice_death,
     stay_idle,

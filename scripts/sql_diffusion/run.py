@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from psycopg import sql
 
-from .database import Connection, connect, explain, extension_schema, function, whole_dsn
-from .errors import DATABASE, MODEL, USAGE, Lost, Problem, Unable
+from .database import Connection, connect, explain, extension_schema, function, is_lost, whole_dsn
+from .errors import DATABASE, MODEL, USAGE, Problem, Unable
 from .generate import model_name, takes_prompt
 from .model_server import told_apart
 from .stopping import Stop, stoppable
@@ -565,13 +565,6 @@ class Painter:
         if model not in self.prompted:
             self.prompted[model] = is_prompted(self.models, model)
         return self.prompted[model]
-
-
-def is_lost(error: Exception) -> bool:
-    """Whether it is the connection that failed."""
-    if isinstance(error, psycopg.Error):
-        return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
-    return isinstance(error, Lost)
 
 
 def serve(pipe: Pipe, job: Job) -> None:
