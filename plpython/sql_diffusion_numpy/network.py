@@ -25,7 +25,7 @@ from .layers.modules import (
     PlanRow,
     Read,
     Value,
-    added_steps,
+    left_steps,
     few_tokens,
     joined,
     normed_steps,
@@ -84,7 +84,7 @@ def assemble_network(layout: Layout) -> Network:
     }
     plan = layout.plan
     return Network(
-        plan, convolutions, arrays, NUMPY, normed_steps(plan), passing_steps(plan), added_steps(plan), spent_steps(plan)
+        plan, convolutions, arrays, NUMPY, normed_steps(plan), passing_steps(plan), left_steps(plan), spent_steps(plan)
     )
 
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
+from .geglu import geglu_alone
 from .group_norm import Norm, Statistics, Taken, channel_statistics, merge_statistics, pixels_a_row, repeated
 from .relu import Rectifier, relu_into
 
@@ -391,8 +392,11 @@ def convolve(
     output_scale: float = 1.0,
     statistics: bool = True,
     in_place: bool = False,
+    gated: bool = False,
 ) -> Activation:
     """(conv2d(norm(activation)) + bias + residual) * output_scale, and the statistics of the result.
+
+    gated: geglu of that, of a 1x1 convolution.
 
     bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's
     shape, and with in_place what it may be written over.
@@ -413,7 +417,7 @@ def convolve(
     # Tiles can be added to what they are written over, unless it is read for others; a product that is the result cannot.
     result = residual if in_place and points is not None else None
     if result is None or any(np.may_share_memory(result, each.values) for each in activation):
-        result = np.empty((batch, out_height, out_width, outs), np.float32)
+        result = np.empty((batch, out_height, out_width, outs // 2 if gated else outs), np.float32)
     columns = (across - 1) * step + size
     _, in_blocks, out_blocks, in_block, out_block = weight.shape
 
@@ -435,7 +439,7 @@ def convolve(
     group = 0
     if small and down % most == 0 and down * out == out_height and -(-batch // count) * count <= 1.15 * batch:
         group = _GROUPED // (row_size * down)
-    if count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
+    if not gated and count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
         parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
     elif group > 0:
         parts = [(_groups(*pictures, down, group), all_blocks) for pictures in share(batch, count)]
@@ -490,16 +494,22 @@ def convolve(
                 addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
                 beside = None if residual is None else residual[pictures, begin:end, :, mine]
                 if pixels.size == in_blocks:  # what the product gives is the result, or its sum over the blocks
-                    flat = result[pictures, begin:end].reshape(-1, outs)[:, mine]
+                    flat = result[pictures, begin:end].reshape(tile_count, -1)[:, mine]
+                    if gated:
+                        halves, flat = flat, workspace("gated", tile_count, outs)
+                    summed = flat
                     if in_blocks == 1:
                         _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
                     else:
                         product = workspace(next(scratch), 1, in_blocks, tile_count, wide)
                         _multiply(tiles, part_weight, product, small, tile_unit)
-                        np.add.reduce(product[0], axis=0, out=flat)
+                        summed = workspace(next(scratch), tile_count, wide)
+                        _transform(pixels, product.reshape(in_blocks, -1), summed.reshape(1, -1), tile_unit * wide)
                     times = pixels_a_row(flat[: len(flat) // number])
                     long = flat.reshape(number, -1, times * wide)
-                    np.add(long, repeated(addend, times)[:, None], out=long)
+                    np.add(summed.reshape(long.shape), repeated(addend, times)[:, None], out=long)
+                    if gated:
+                        geglu_alone(part, flat, halves)
                     if beside is not None:
                         np.add(target, beside, out=target)
                 else:
@@ -525,7 +535,7 @@ def convolve(
                 if output_scale != 1:
                     np.multiply(target, np.float32(output_scale), out=target)
                 if statistics:
-                    units = channel_statistics(target.reshape(number * many // unit, -1, wide))
+                    units = channel_statistics(target.reshape(number * many // unit, -1, target.shape[3]))
                     for place, each in enumerate(units):
                         taken[part][chunk.first + place * unit // many].append(each)
 

@@ -10,25 +10,30 @@ from ..threads import check_point, get_count, parallel, share
 
 Elementwise = Callable[[np.ndarray, np.ndarray], None]  # reads the first, writes the second, of one shape; float32
 
-_CACHED = 1 << 15  # elements at a time
+_CACHED = 1 << 17  # elements at a time: threads that hand over to each other more often wait for Python's lock
 _WORTH = 1 << 16  # elements of each thread that are worth waking it for
 
 
 def apply(function: Callable[..., None], out: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
     """function(rows of each input, the same rows of out) for all rows of arrays (rows, columns); returns out."""
-    rows, columns = out.shape
-    step = max(1, _CACHED // columns)
-    parts = share(rows, min(get_count(), out.size // _WORTH))
+    parts = share(len(out), min(get_count(), out.size // _WORTH))
 
     def work(part: int) -> None:
-        first, last = parts[part]
-        for begin in range(first, last, step):
-            check_point(part)
-            some = slice(begin, min(last, begin + step))
-            function(*(array[some] for array in inputs), out[some])
+        mine = slice(*parts[part])
+        apply_alone(function, part, out[mine], *(array[mine] for array in inputs))
 
     parallel(work, len(parts))
     return out
+
+
+def apply_alone(function: Callable[..., None], part: int, out: np.ndarray, *inputs: np.ndarray) -> None:
+    """The same in a task of parallel, this part of it."""
+    rows, columns = out.shape
+    step = max(1, _CACHED // columns)
+    for begin in range(0, rows, step):
+        check_point(part)
+        some = slice(begin, begin + step)
+        function(*(array[some] for array in inputs), out[some])
 
 
 def activate(function: Callable[..., None], *inputs: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from .elementwise import apply
+from .elementwise import apply, apply_alone
 from .gelu import gelu_into
 
 
 def _geglu_into(hidden: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
     gelu_into(gate, out)
     np.multiply(out, hidden, out=out)
+
+
+def geglu_alone(part: int, rows: np.ndarray, out: np.ndarray) -> None:
+    """(rows, 2 features) -> out, (rows, features), in a task of parallel, this part of it."""
+    features = out.shape[1]
+    with np.errstate(over="ignore", under="ignore"):
+        apply_alone(_geglu_into, part, out, rows[:, :features], rows[:, features:])
 
 
 def geglu(input: np.ndarray) -> np.ndarray:

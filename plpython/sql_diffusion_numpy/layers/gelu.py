@@ -12,7 +12,7 @@ from .elementwise import activate
 _ABOVE = (1.8919879781168904e-4, 7.479821172701955e-3, 9.880476453360715e-2, 0.7978845937040414)
 _BELOW = (3.962417694671399e-5, 5.855118901470752e-3, 7.829371178428104e-2, 1.0)
 _TANH = (0.035677408136300125, 0.7978845608028654)  # sqrt(2 / pi) (1 + 0.044715 x^2)
-_FAR = 6.0  # from where on gelu is x, or 0, to the last digit of a float32
+_FAR = 36.0  # the square of x from where on gelu is x, or 0, to the last digit of a float32
 
 
 def _polynomial(coefficients: tuple[float, ...], x: np.ndarray, out: np.ndarray) -> None:
@@ -25,8 +25,8 @@ def _polynomial(coefficients: tuple[float, ...], x: np.ndarray, out: np.ndarray)
 
 def _gelu(x: np.ndarray, out: np.ndarray, tanh: bool) -> None:
     square, factor = workspace("even", *x.shape), workspace("odd", *x.shape)
-    np.clip(x, -_FAR, _FAR, out=square)
-    np.multiply(square, square, out=square)
+    np.multiply(x, x, out=square)
+    np.minimum(square, np.float32(_FAR), out=square)
     _polynomial(_TANH if tanh else _ABOVE, square, factor)
     if not tanh:
         divisor = workspace("divisor", *x.shape)

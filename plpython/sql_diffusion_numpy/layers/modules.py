@@ -59,7 +59,7 @@ class Network(NamedTuple):
     engine: Engine
     normed: frozenset[int]  # steps whose results a group norm reads, which wants their statistics
     passing: frozenset[int]  # steps whose results one later step takes alone
-    added: frozenset[int]  # convolutions whose results the next step takes, alone, and adds something to
+    left: frozenset[int]  # steps that are left for the next one to do
     spent: frozenset[int]  # steps whose results the last step that takes them may write over
 
     @property
@@ -95,7 +95,7 @@ class Normalized(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """A convolution that is left for the step behind to do, which adds something to it."""
+    """A convolution that is left for the step behind to do, which adds something to it, or takes it for a gate."""
 
     activation: Activation
     convolution: Convolution
@@ -124,12 +124,15 @@ def passing_steps(plan: list[PlanRow]) -> frozenset[int]:
     return frozenset(row.step for row in plan if row.operation in _MAKERS and taken.count(row.step) == 1)
 
 
-def added_steps(plan: list[PlanRow]) -> frozenset[int]:
+def left_steps(plan: list[PlanRow]) -> frozenset[int]:
+    """Convolutions whose results the next step takes alone, and adds something to; linear layers of pixels that are its gate."""
     passing = passing_steps(plan)
     return frozenset(
         row.step
         for row, behind in itertools.pairwise(plan)
-        if row.operation == "conv2d" and behind.operation == "add" and row.step in behind.inputs and row.step in passing
+        if row.step in behind.inputs and row.step in passing
+        if (row.operation, behind.operation) == ("conv2d", "add")
+        or ((row.operation, behind.operation) == ("linear", "geglu") and row.level is not None)
     )
 
 

@@ -32,6 +32,6 @@ def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
     activation, norm = with_norm(inputs[0])
-    if row.step in network.added:
+    if row.step in network.left:
         return Unfinished(activation, network.convolutions[row.key], norm)
     return convolve(activation, network.convolutions[row.key], norm, statistics=row.step in network.normed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece
+from ..layers.conv2d import Piece, convolve
 from ..layers.geglu import geglu
-from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.modules import Network, PlanRow, Unfinished, Value, joined, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:
+    if isinstance(inputs[0], Unfinished):
+        return convolve(*inputs[0], gated=True, statistics=False)
     return [Piece(geglu(joined(plain(inputs[0]))), None)]

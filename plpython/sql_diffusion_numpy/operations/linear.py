@@ -12,6 +12,7 @@ from ..layers.modules import (
     Network,
     PlanRow,
     Read,
+    Unfinished,
     Value,
     joined,
     lay_out_module,
@@ -59,6 +60,8 @@ def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, A
         hidden = hidden.reshape(*values.shape[:-1], -1)
         return [Piece(hidden if len(inputs) == 1 else hidden + joined(plain(inputs[1])), None)]
     activation, norm = with_norm(inputs[0])
+    if row.step in network.left:
+        return Unfinished(activation, network.convolutions[row.key], norm)
     residual = joined(plain(inputs[1])) if len(inputs) > 1 else None
     statistics = row.step in network.normed
     return convolve(activation, network.convolutions[row.key], norm, residual=residual, statistics=statistics)
