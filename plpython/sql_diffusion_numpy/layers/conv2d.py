@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -300,22 +301,32 @@ def _read_rows(
 
 
 def _transform(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray, unit: int = 0) -> None:
-    """out = matrix @ columns, in blocks of columns that are small products in the sense of lay_out_weight.
+    """out = matrix @ columns (..., rows, columns), in blocks of columns that are small products in the sense of lay_out_weight.
 
     unit: so many columns are multiplied as if they were alone; 0 for all.
     """
-    unit = unit or columns.shape[1]
+    unit = unit or columns.shape[-1]
     block = math.gcd(unit, 512)
     if block < 64:
         block = unit
-    if block == columns.shape[1]:
+    if block == columns.shape[-1]:
         np.matmul(matrix, columns, out=out)
     else:
-        np.matmul(
-            matrix,
-            columns.reshape(len(columns), -1, block).swapaxes(0, 1),
-            out=out.reshape(len(out), -1, block).swapaxes(0, 1),
-        )
+        columns, out = (each.reshape(*each.shape[:-1], -1, block).swapaxes(-3, -2) for each in (columns, out))
+        np.matmul(matrix, columns, out=out)
+
+
+def _transform_twice(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray, blocks: int = 1) -> None:
+    """out = np.kron(matrix, matrix) @ columns in two steps, of less than half as many multiply-adds.
+
+    columns (rows of columns * blocks, ...): the sum over so many blocks is transformed.
+    """
+    first = matrix.astype(np.float32)
+    second = np.repeat(first, blocks, axis=1)
+    squares = columns.reshape(first.shape[1], second.shape[1], -1)
+    half = workspace("half", len(first), *squares.shape[1:])
+    _transform(first, squares.swapaxes(0, 1), half.swapaxes(0, 1))
+    _transform(second, half, out.reshape(len(first), len(second), -1))
 
 
 @functools.cache
@@ -341,18 +352,29 @@ def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small:
 
 
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
-    """A weight that was laid out without its transform, as _multiply wants it: there until the next one is transformed."""
-    transform = np.kron(algorithm.g, algorithm.g).astype(np.float32)  # (points, kernel * kernel)
-    out = workspace("kernels", len(transform), *weight.shape[1:])
+    """A weight that was laid out without its transform, as _multiply wants it: there until the next one is transformed.
+
+    The threads share it out.
+    """
+    out = workspace("kernels", len(algorithm.g) ** 2, *weight.shape[1:])
     columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
-    block = math.gcd(columns.shape[1], 512)
+    block = math.gcd(columns.shape[1], 1 << 14)
     parts = share(columns.shape[1] // block, get_count())
 
     def work(part: int) -> None:
-        begin, end = (block * each for each in parts[part])
-        _transform(transform, columns[:, begin:end], transformed[:, begin:end])
+        for some in range(*parts[part]):
+            mine = slice(block * some, block * (some + 1))
+            _transform_twice(algorithm.g, columns[:, mine], transformed[:, mine])
 
     parallel(work, len(parts))
+    return out
+
+
+def _transform_block(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
+    """The same of an out block, (kernel, in blocks, 1, in block, out block), by this thread alone: it is in the cache then."""
+    out = workspace("block", len(algorithm.g) ** 2, *weight.shape[1:])
+    for columns, transformed in zip(weight.swapaxes(0, 1), out.swapaxes(0, 1), strict=True):  # of an in block
+        _transform_twice(algorithm.g, columns.reshape(len(columns), -1), transformed.reshape(len(transformed), -1))
     return out
 
 
@@ -403,8 +425,6 @@ def convolve(
     """
     algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
     _, size, step, out, _, _, _, _ = algorithm
-    if not algorithm.kept:
-        weight = _transform_weight(algorithm, weight)
     batch, height, width, ins = extent(activation)
     outs = convolution.out_channels
     if algorithm.name == "upsample":
@@ -449,12 +469,17 @@ def convolve(
         parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
     else:
         parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
+    # Weights that are transformed at each call, and meet few tiles: all tiles are made first, and a block of the weights is
+    # multiplied while it is in the cache.
+    by_block = not algorithm.kept and down * across <= FEW and batch * down * across <= 2 * FEW
+    if by_block:
+        parts = [(_chunks(*all_rows, down, most), (block, block + 1)) for block in range(out_blocks)]
+    elif not algorithm.kept:
+        weight = _transform_weight(algorithm, weight)
     taken: list[list[list[Taken]]] = [[[] for _ in range(batch)] for _ in parts]  # of each part, for each picture
 
-    def work(part: int) -> None:
-        chunks, blocks = parts[part]
-        part_weight, mine = weight[:, :, slice(*blocks)], slice(blocks[0] * out_block, blocks[1] * out_block)
-        wide = mine.stop - mine.start
+    def make_tiles(thread: int, chunks: list[_Chunk]) -> Iterator[tuple[_Chunk, np.ndarray, Iterator[str]]]:
+        """A chunk, its tiles (points, tiles, in), and the workspaces of which the first may be written over next."""
         while chunks:
             first_picture, last_picture, first, _ = chunks[0]
             pictures, number = slice(first_picture, last_picture), last_picture - first_picture
@@ -468,16 +493,15 @@ def convolve(
                 lines = workspace("padded", number, rows, columns, ins)
                 _read_rows(lines, activation, norm, pictures, first * step - top, left)
             for chunk in together:
-                check_point(part)
-                tile, many = chunk.begin, chunk.end - chunk.begin
-                unit = min(many, most)  # tile rows that are multiplied as if they were alone
-                block = lines[:, (tile - first) * step :]
+                check_point(thread)
+                many = chunk.end - chunk.begin
+                block = lines[:, (chunk.begin - first) * step :]
                 scratch = itertools.cycle(("even", "odd"))  # each operation reads what the one before it wrote
                 picture, row, column, channel = block.strides
-                tile_count, tile_unit = number * many * across, unit * across
+                tile_count = number * many * across
                 if size == 1 and step == 1:
                     tiles = block[:, :many].reshape(1, tile_count, ins)
-                elif points is None:  # a row of a tile is one run of memory
+                elif algorithm.b is None or points is None:  # a row of a tile is one run of memory
                     tiles = workspace(next(scratch), number, many, across, size, size * ins)
                     strides = (picture, step * row, step * column, row, channel)
                     tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, strides)
@@ -488,58 +512,105 @@ def convolve(
                     tiles[...] = np.ndarray(tiles.shape, np.float32, block, 0, shifts)
                     gathered = tiles.reshape(size * size, -1)
                     tiles = workspace(next(scratch), len(points), tile_count, ins)
-                    _transform(points, gathered, tiles.reshape(len(points), -1), tile_unit * ins)
-                begin, end = tile * out, min((tile + many) * out, out_height)
-                target = result[pictures, begin:end, :, mine]
-                addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
-                beside = None if residual is None else residual[pictures, begin:end, :, mine]
-                if pixels.size == in_blocks:  # what the product gives is the result, or its sum over the blocks
-                    flat = result[pictures, begin:end].reshape(tile_count, -1)[:, mine]
-                    if gated:
-                        halves, flat = flat, workspace("gated", tile_count, outs)
-                    summed = flat
-                    if in_blocks == 1:
-                        _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
+                    transformed = tiles.reshape(len(points), -1)
+                    if algorithm.kept:
+                        _transform(points, gathered, transformed, min(many, most) * across * ins)
                     else:
-                        product = workspace(next(scratch), 1, in_blocks, tile_count, wide)
-                        _multiply(tiles, part_weight, product, small, tile_unit)
-                        summed = workspace(next(scratch), tile_count, wide)
-                        _transform(pixels, product.reshape(in_blocks, -1), summed.reshape(1, -1), tile_unit * wide)
-                    times = pixels_a_row(flat[: len(flat) // number])
-                    long = flat.reshape(number, -1, times * wide)
-                    np.add(summed.reshape(long.shape), repeated(addend, times)[:, None], out=long)
-                    if gated:
-                        geglu_alone(part, flat, halves)
-                    if beside is not None:
-                        np.add(target, beside, out=target)
-                else:
-                    product = workspace(next(scratch), len(tiles), in_blocks, tile_count, wide)
-                    _multiply(tiles, part_weight, product, small, tile_unit)
-                    summed = workspace(next(scratch), out * out, tile_count * wide)
-                    _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed, tile_unit * wide)
-                    placed = summed.reshape(out, out, number, many, across, wide).transpose(2, 3, 0, 4, 1, 5)
-                    addend, tiled = addend[:, None, None, None, None], (number, many, out, across, out, wide)
-                    if target.shape[1] != many * out or out_width != across * out:
-                        whole = workspace(next(scratch), *tiled)
-                        np.add(placed, addend, out=whole)
-                        whole = whole.reshape(number, many * out, across * out, wide)[:, : end - begin, :out_width]
-                        if beside is None:
-                            target[...] = whole
-                        else:
-                            np.add(whole, beside, out=target)
-                    elif beside is None:
-                        np.add(placed, addend, out=target.reshape(tiled))
-                    else:
-                        np.add(placed, addend, out=placed)
-                        np.add(placed, beside.reshape(tiled), out=target.reshape(tiled))
-                if output_scale != 1:
-                    np.multiply(target, np.float32(output_scale), out=target)
-                if statistics:
-                    units = channel_statistics(target.reshape(number * many // unit, -1, target.shape[3]))
-                    for place, each in enumerate(units):
-                        taken[part][chunk.first + place * unit // many].append(each)
+                        _transform_twice(algorithm.b, gathered, transformed)
+                yield chunk, tiles, scratch
 
-    parallel(work, len(parts))
+    def multiply(
+        thread: int, part: int, chunk: _Chunk, tiles: np.ndarray, part_weight: np.ndarray, scratch: Iterator[str]
+    ) -> None:
+        """Make the part of the result that the tiles and some out blocks of the weight give."""
+        blocks = parts[part][1]
+        mine = slice(blocks[0] * out_block, blocks[1] * out_block)
+        wide = mine.stop - mine.start
+        pictures, number, many = slice(chunk.first, chunk.last), chunk.last - chunk.first, chunk.end - chunk.begin
+        unit = min(many, most)  # tile rows that are multiplied as if they were alone
+        tile_count, tile_unit = number * many * across, unit * across
+        begin, end = chunk.begin * out, min(chunk.end * out, out_height)
+        target = result[pictures, begin:end, :, mine]
+        addend = (own_bias[None] if bias is None else bias[pictures])[:, mine]
+        beside = None if residual is None else residual[pictures, begin:end, :, mine]
+        if pixels.size == in_blocks:  # what the product gives is the result, or its sum over the blocks
+            flat = result[pictures, begin:end].reshape(tile_count, -1)[:, mine]
+            if gated:
+                halves, flat = flat, workspace("gated", tile_count, outs)
+            summed = flat
+            if in_blocks == 1:
+                _multiply(tiles, part_weight, flat[None, None], small, tile_unit)
+            else:
+                product = workspace(next(scratch), 1, in_blocks, tile_count, wide)
+                _multiply(tiles, part_weight, product, small, tile_unit)
+                summed = workspace(next(scratch), tile_count, wide)
+                _transform(pixels, product.reshape(in_blocks, -1), summed.reshape(1, -1), tile_unit * wide)
+            times = pixels_a_row(flat[: len(flat) // number])
+            long = flat.reshape(number, -1, times * wide)
+            np.add(summed.reshape(long.shape), repeated(addend, times)[:, None], out=long)
+            if gated:
+                geglu_alone(thread, flat, halves)
+            if beside is not None:
+                np.add(target, beside, out=target)
+        else:
+            product = workspace(next(scratch), len(tiles), in_blocks, tile_count, wide)
+            _multiply(tiles, part_weight, product, small, tile_unit)
+            summed = workspace(next(scratch), out * out, tile_count * wide)
+            if algorithm.kept:
+                _transform(pixels, product.reshape(len(tiles) * in_blocks, -1), summed, tile_unit * wide)
+            else:
+                _transform_twice(algorithm.a, product.reshape(len(tiles) * in_blocks, -1), summed, in_blocks)
+            placed = summed.reshape(out, out, number, many, across, wide).transpose(2, 3, 0, 4, 1, 5)
+            addend, tiled = addend[:, None, None, None, None], (number, many, out, across, out, wide)
+            if target.shape[1] != many * out or out_width != across * out:
+                whole = workspace(next(scratch), *tiled)
+                np.add(placed, addend, out=whole)
+                whole = whole.reshape(number, many * out, across * out, wide)[:, : end - begin, :out_width]
+                if beside is None:
+                    target[...] = whole
+                else:
+                    np.add(whole, beside, out=target)
+            elif beside is None:
+                np.add(placed, addend, out=target.reshape(tiled))
+            else:
+                np.add(placed, addend, out=placed)
+                np.add(placed, beside.reshape(tiled), out=target.reshape(tiled))
+        if output_scale != 1:
+            np.multiply(target, np.float32(output_scale), out=target)
+        if statistics:
+            units = channel_statistics(target.reshape(number * many // unit, -1, target.shape[3]))
+            for place, each in enumerate(units):
+                taken[part][chunk.first + place * unit // many].append(each)
+
+    shares = share(len(parts), count)
+
+    def work(thread: int) -> None:
+        for part in range(*shares[thread]):
+            chunks, blocks = parts[part]
+            part_weight = weight[:, :, slice(*blocks)]
+            if by_block:
+                part_weight = _transform_block(algorithm, part_weight)
+                for chunk in chunks:
+                    check_point(thread)
+                    begin, end = ((chunk.first * down + row) * across for row in (chunk.begin, chunk.end))
+                    multiply(
+                        thread, part, chunk, all_tiles[:, begin:end], part_weight, itertools.cycle(("even", "odd"))
+                    )
+            else:
+                for chunk, tiles, scratch in make_tiles(thread, chunks):
+                    multiply(thread, part, chunk, tiles, part_weight, scratch)
+
+    if by_block:
+        all_tiles = workspace("all", len(algorithm.g) ** 2, batch * down * across, ins)
+        own_rows = share(batch * down, count)
+
+        def keep_tiles(thread: int) -> None:
+            for chunk, tiles, _ in make_tiles(thread, _chunks(*own_rows[thread], down, most)):
+                begin = (chunk.first * down + chunk.begin) * across
+                all_tiles[:, begin : begin + tiles.shape[1]] = tiles
+
+        parallel(keep_tiles, len(own_rows))
+    parallel(work, len(shares))
     if not statistics:
         return [Piece(result, None)]
     if parts[0][1] == all_blocks:  # the parts are of the same channels
