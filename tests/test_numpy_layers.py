@@ -136,7 +136,7 @@ def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> N
 
 
 @pytest.mark.parametrize("batch", [5, 12])
-@pytest.mark.parametrize("size", [(12, 8), (64, 48)], ids=str)
+@pytest.mark.parametrize("size", [(12, 8), (32, 32), (64, 48)], ids=str)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_picture_in_a_batch_is_the_one_alone(
     rng: np.random.Generator, name: str, size: tuple[int, int], batch: int
@@ -167,6 +167,22 @@ def test_a_picture_in_a_batch_is_the_one_alone(
             assert np.array_equal(together.values[number], alone.values[0])
             assert np.array_equal(together.statistics.mean[number], alone.statistics.mean[0])
             assert np.array_equal(together.statistics.deviation[number], alone.statistics.deviation[0])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 12, 1, 1), (3, 20, 64, 5, 7), (2, 640, 1300, 9, 4), (1, 320, 2560, 40, 33)], ids=str
+)
+def test_a_gated_linear_layer(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    """Of which only the gated half is kept."""
+    batch, ins, outs, height, width = shape
+    torch.manual_seed(int(rng.integers(2**32)))
+    x, weight, bias = torch.randn(batch, ins, height, width), torch.randn(outs, ins, 1, 1), torch.randn(outs)
+    layer = convolution(conv2d.direct(1, 1), weight, bias, 0, 0, 0, 0)
+    [piece] = conv2d.convolve([Piece(channels_last(x), None)], layer, gated=True)
+    hidden, gate = functional.conv2d(x.double(), weight.double(), bias.double()).chunk(2, dim=1)
+    assert error(piece.values.transpose(0, 3, 1, 2), hidden * functional.gelu(gate)) < 1e-5
+    assert piece.statistics is not None
+    assert np.allclose(piece.statistics.mean, piece.values.mean(axis=(1, 2)), atol=1e-5 * np.abs(piece.values).max())
 
 
 @pytest.mark.parametrize("name", ["1x1", "3x3", "winograd4"])

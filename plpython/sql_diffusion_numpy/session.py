@@ -86,7 +86,7 @@ def keep_memory() -> None:
 
 def give_memory_back() -> None:
     """Hand what a call has freed to the system: glibc would keep it for a process that may do nothing for hours."""
-    threads.give_back("kernels")  # of a large network, and by far the largest
+    threads.give_back("kernels", "all tiles")  # of a large network, and by far the largest
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -178,9 +178,10 @@ def workspace(name: str, *shape: int) -> Any:
     return flat[:size].reshape(shape)
 
 
-def give_back(name: str) -> None:
-    """Unmap the caller's workspace of this name."""
-    _workspaces.__dict__.pop(name, None)
+def give_back(*names: str) -> None:
+    """Unmap the caller's workspaces of these names."""
+    for name in names:
+        _workspaces.__dict__.pop(name, None)
 
 
 def share(total: int, parts: int) -> list[tuple[int, int]]:

@@ -247,6 +247,7 @@ def statistics_of(activation: Activation) -> Statistics:
 _CACHED = 1 << 16  # of a norm
 _TOGETHER = 1 << 17  # of a product
 _PADDED = 1 << 18  # of the input
+_TWICE = 1 << 13  # columns of a transform of two steps
 _GROUPED = 1 << 19  # of the products of whole pictures, which are small and many: each call of NumPy's costs, too
 
 # Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
@@ -323,10 +324,12 @@ def _transform_twice(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray, b
     """
     first = matrix.astype(np.float32)
     second = np.repeat(first, blocks, axis=1)
-    squares = columns.reshape(first.shape[1], second.shape[1], -1)
-    half = workspace("half", len(first), *squares.shape[1:])
-    _transform(first, squares.swapaxes(0, 1), half.swapaxes(0, 1))
-    _transform(second, half, out.reshape(len(first), len(second), -1))
+    squares, out = columns.reshape(first.shape[1], second.shape[1], -1), out.reshape(len(first), len(second), -1)
+    for begin in range(0, squares.shape[2], _TWICE):
+        some = squares[:, :, begin : begin + _TWICE]
+        half = workspace("half", len(first), *some.shape[1:])
+        _transform(first, some.swapaxes(0, 1), half.swapaxes(0, 1))
+        _transform(second, half, out[:, :, begin : begin + _TWICE])
 
 
 @functools.cache
@@ -358,7 +361,7 @@ def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
     """
     out = workspace("kernels", len(algorithm.g) ** 2, *weight.shape[1:])
     columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
-    block = math.gcd(columns.shape[1], 1 << 14)
+    block = math.gcd(columns.shape[1], _TWICE)
     parts = share(columns.shape[1] // block, get_count())
 
     def work(part: int) -> None:
@@ -447,7 +450,7 @@ def convolve(
     most = max(1, _TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     small = in_block * outs <= _SMALL
     # An even number of them, for the threads
-    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, 256 // across)
+    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, (512 if len(weight) == 1 else 256) // across)
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
@@ -471,7 +474,7 @@ def convolve(
         parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
     # Weights that are transformed at each call, and meet few tiles: all tiles are made first, and a block of the weights is
     # multiplied while it is in the cache.
-    by_block = not algorithm.kept and down * across <= FEW and batch * down * across <= 2 * FEW
+    by_block = not algorithm.kept and down * across <= FEW and batch * down * across <= 2 * FEW and count <= out_blocks
     if by_block:
         parts = [(_chunks(*all_rows, down, most), (block, block + 1)) for block in range(out_blocks)]
     elif not algorithm.kept:
@@ -601,7 +604,7 @@ def convolve(
                     multiply(thread, part, chunk, tiles, part_weight, scratch)
 
     if by_block:
-        all_tiles = workspace("all", len(algorithm.g) ** 2, batch * down * across, ins)
+        all_tiles = workspace("all tiles", len(algorithm.g) ** 2, batch * down * across, ins)
         own_rows = share(batch * down, count)
 
         def keep_tiles(thread: int) -> None:
