@@ -65,7 +65,7 @@ class DistantPainter(Painter):
             model_server.catch_up(self.models, state)
             return super().paint(rows)
         except Unable as error:
-            raise model_server.named(error, Unable) from error
+            raise model_server.named(error) from error
         except psycopg.Error as error:
             if is_lost(error) or self.models.broken or error.sqlstate in CONFLICTS:
                 raise model_server.named(error, Lost) from error

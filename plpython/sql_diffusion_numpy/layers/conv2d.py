@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..threads import check_point, get_count, parallel, share, workspace
-from .geglu import geglu_alone
+from .geglu import geglu, geglu_alone
 from .group_norm import Norm, Statistics, Taken, channel_statistics, merge_statistics, pixels_a_row, repeated
 from .relu import Rectifier, relu_into
 
@@ -248,6 +248,8 @@ _CACHED = 1 << 16  # of a norm
 _TOGETHER = 1 << 17  # of a product
 _PADDED = 1 << 18  # of the input
 _TWICE = 1 << 13  # columns of a transform of two steps
+_KERNELS = 3 << 20  # of an out block that is transformed at each call
+_GATED = 2 << 20  # that are gated together
 _GROUPED = 1 << 19  # of the products of whole pictures, which are small and many: each call of NumPy's costs, too
 
 # Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
@@ -325,11 +327,12 @@ def _transform_twice(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray, b
     first = matrix.astype(np.float32)
     second = np.repeat(first, blocks, axis=1)
     squares, out = columns.reshape(first.shape[1], second.shape[1], -1), out.reshape(len(first), len(second), -1)
-    for begin in range(0, squares.shape[2], _TWICE):
-        some = squares[:, :, begin : begin + _TWICE]
+    step = max(512, _TWICE // blocks)
+    for begin in range(0, squares.shape[2], step):
+        some = squares[:, :, begin : begin + step]
         half = workspace("half", len(first), *some.shape[1:])
         _transform(first, some.swapaxes(0, 1), half.swapaxes(0, 1))
-        _transform(second, half, out[:, :, begin : begin + _TWICE])
+        _transform(second, half, out[:, :, begin : begin + step])
 
 
 @functools.cache
@@ -357,7 +360,7 @@ def _multiply(tiles: np.ndarray, weight: np.ndarray, product: np.ndarray, small:
 def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
     """A weight that was laid out without its transform, as _multiply wants it: there until the next one is transformed.
 
-    The threads share it out.
+    The threads share it out. The transforms of what is transformed at each call take two steps.
     """
     out = workspace("kernels", len(algorithm.g) ** 2, *weight.shape[1:])
     columns, transformed = weight.reshape(len(weight), -1), out.reshape(len(out), -1)
@@ -365,9 +368,8 @@ def _transform_weight(algorithm: Algorithm, weight: np.ndarray) -> np.ndarray:
     parts = share(columns.shape[1] // block, get_count())
 
     def work(part: int) -> None:
-        for some in range(*parts[part]):
-            mine = slice(block * some, block * (some + 1))
-            _transform_twice(algorithm.g, columns[:, mine], transformed[:, mine])
+        mine = slice(*(block * each for each in parts[part]))
+        _transform_twice(algorithm.g, columns[:, mine], transformed[:, mine])
 
     parallel(work, len(parts))
     return out
@@ -421,11 +423,11 @@ def convolve(
 ) -> Activation:
     """(conv2d(norm(activation)) + bias + residual) * output_scale, and the statistics of the result.
 
-    gated: geglu of that, of a 1x1 convolution.
-
     bias (batch, out), instead of the convolution's own; residual (batch, out height, out width, out), of the result's
-    shape, and with in_place what it may be written over.
+    shape, and with in_place what it may be written over. gated: geglu(conv2d(norm(activation)) + bias), of a 1x1 convolution,
+    without the rest.
     """
+    assert not gated or (residual is None and output_scale == 1 and not statistics)
     algorithm, weight, own_bias, points, pixels, (left, right, top, bottom) = convolution
     _, size, step, out, _, _, _, _ = algorithm
     batch, height, width, ins = extent(activation)
@@ -446,11 +448,13 @@ def convolve(
 
     # Tile rows that are worked on at a time: within the cache, but enough of them to be worth fetching the weights for,
     # and products below 10^6 (lay_out_weight).
-    row_size = weight.shape[0] * across * in_blocks * max(in_block, outs)
+    row_size = (1 if points is None else len(points)) * across * in_blocks * max(in_block, outs)
     most = max(1, _TOGETHER // row_size, min(32 // across, 2 * _TOGETHER // row_size))
     small = in_block * outs <= _SMALL
     # An even number of them, for the threads
-    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, (512 if len(weight) == 1 else 256) // across)
+    most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, (512 if points is None else 256) // across)
+    if gated:
+        most = max(1, min(most, _GATED // (across * outs)))
     # Tile rows whose input is read at a time: so that a session does not hold much memory.
     read_at_once = max(most, (_PADDED // (columns * ins) - size) // step + 1)
 
@@ -462,7 +466,21 @@ def convolve(
     group = 0
     if small and down % most == 0 and down * out == out_height and -(-batch // count) * count <= 1.15 * batch:
         group = _GROUPED // (row_size * down)
-    if not gated and count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
+    # Weights that are transformed at each call, and meet few tiles: all tiles are made first, and a block of the weights is
+    # multiplied while it is in the cache.
+    by_block = (
+        not algorithm.kept
+        and down * across <= FEW
+        and batch * down * across <= 2 * FEW
+        and count <= out_blocks
+        and len(algorithm.g) ** 2 * ins * out_block <= _KERNELS
+    )
+    if by_block:
+        parts = [(_chunks(*all_rows, down, most), (block, block + 1)) for block in range(out_blocks)]
+    elif count <= out_blocks and (batch * down * across < 32 * count or batch * down < count):
+        if gated:  # what is to be gated is small, but each half of it another thread's
+            [whole] = convolve(activation, convolution, norm, bias, statistics=False)
+            return [Piece(geglu(whole.values), None)]
         parts = [(_chunks(*all_rows, down, most), blocks) for blocks in share(out_blocks, count)]
     elif group > 0:
         parts = [(_groups(*pictures, down, group), all_blocks) for pictures in share(batch, count)]
@@ -472,12 +490,7 @@ def convolve(
         parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), count)]
     else:
         parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, count)]
-    # Weights that are transformed at each call, and meet few tiles: all tiles are made first, and a block of the weights is
-    # multiplied while it is in the cache.
-    by_block = not algorithm.kept and down * across <= FEW and batch * down * across <= 2 * FEW and count <= out_blocks
-    if by_block:
-        parts = [(_chunks(*all_rows, down, most), (block, block + 1)) for block in range(out_blocks)]
-    elif not algorithm.kept:
+    if not algorithm.kept and not by_block:
         weight = _transform_weight(algorithm, weight)
     taken: list[list[list[Taken]]] = [[[] for _ in range(batch)] for _ in parts]  # of each part, for each picture
 
@@ -585,6 +598,20 @@ def convolve(
             for place, each in enumerate(units):
                 taken[part][chunk.first + place * unit // many].append(each)
 
+    def place(chunk: _Chunk) -> slice:
+        """Of a chunk's tiles among those of all pictures."""
+        begin, end = ((chunk.first * down + row) * across for row in (chunk.begin, chunk.end))
+        return slice(begin, end)
+
+    if by_block:
+        all_tiles = workspace("all tiles", len(algorithm.g) ** 2, batch * down * across, ins)
+        own_rows = share(batch * down, count)
+
+        def keep_tiles(thread: int) -> None:
+            for chunk, tiles, _ in make_tiles(thread, _chunks(*own_rows[thread], down, most)):
+                all_tiles[:, place(chunk)] = tiles
+
+        parallel(keep_tiles, len(own_rows))
     shares = share(len(parts), count)
 
     def work(thread: int) -> None:
@@ -595,24 +622,12 @@ def convolve(
                 part_weight = _transform_block(algorithm, part_weight)
                 for chunk in chunks:
                     check_point(thread)
-                    begin, end = ((chunk.first * down + row) * across for row in (chunk.begin, chunk.end))
-                    multiply(
-                        thread, part, chunk, all_tiles[:, begin:end], part_weight, itertools.cycle(("even", "odd"))
-                    )
+                    tiles = all_tiles[:, place(chunk)]
+                    multiply(thread, part, chunk, tiles, part_weight, itertools.cycle(("even", "odd")))
             else:
                 for chunk, tiles, scratch in make_tiles(thread, chunks):
                     multiply(thread, part, chunk, tiles, part_weight, scratch)
 
-    if by_block:
-        all_tiles = workspace("all tiles", len(algorithm.g) ** 2, batch * down * across, ins)
-        own_rows = share(batch * down, count)
-
-        def keep_tiles(thread: int) -> None:
-            for chunk, tiles, _ in make_tiles(thread, _chunks(*own_rows[thread], down, most)):
-                begin = (chunk.first * down + chunk.begin) * across
-                all_tiles[:, begin : begin + tiles.shape[1]] = tiles
-
-        parallel(keep_tiles, len(own_rows))
     parallel(work, len(shares))
     if not statistics:
         return [Piece(result, None)]

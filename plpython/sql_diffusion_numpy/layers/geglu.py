@@ -8,6 +8,7 @@ from .elementwise import apply, apply_alone
 from .gelu import gelu_into
 
 
+@np.errstate(over="ignore", under="ignore")
 def _geglu_into(hidden: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
     gelu_into(gate, out)
     np.multiply(out, hidden, out=out)
@@ -16,8 +17,7 @@ def _geglu_into(hidden: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
 def geglu_alone(part: int, rows: np.ndarray, out: np.ndarray) -> None:
     """(rows, 2 features) -> out, (rows, features), in a task of parallel, this part of it."""
     features = out.shape[1]
-    with np.errstate(over="ignore", under="ignore"):
-        apply_alone(_geglu_into, part, out, rows[:, :features], rows[:, features:])
+    apply_alone(_geglu_into, part, out, rows[:, :features], rows[:, features:])
 
 
 def geglu(input: np.ndarray) -> np.ndarray:
@@ -25,6 +25,5 @@ def geglu(input: np.ndarray) -> np.ndarray:
     features = input.shape[-1] // 2
     rows = np.ascontiguousarray(input).reshape(-1, 2 * features)
     out = np.empty((len(rows), features), np.float32)
-    with np.errstate(over="ignore", under="ignore"):
-        apply(_geglu_into, out, rows[:, :features], rows[:, features:])
+    apply(_geglu_into, out, rows[:, :features], rows[:, features:])
     return out.reshape(*input.shape[:-1], features)

@@ -23,7 +23,9 @@ def _polynomial(coefficients: tuple[float, ...], x: np.ndarray, out: np.ndarray)
     np.add(out, np.float32(coefficients[-1]), out=out)
 
 
+@np.errstate(over="ignore", under="ignore")
 def _gelu(x: np.ndarray, out: np.ndarray, tanh: bool) -> None:
+    """NumPy's warnings are off in this thread: tanh of infinity is 1."""
     square, factor = workspace("even", *x.shape), workspace("odd", *x.shape)
     np.multiply(x, x, out=square)
     np.minimum(square, np.float32(_FAR), out=square)
@@ -49,5 +51,4 @@ def gelu_tanh_into(x: np.ndarray, out: np.ndarray) -> None:
 
 def gelu(input: np.ndarray, approximate: str = "none") -> np.ndarray:
     """Any shape, float32."""
-    with np.errstate(over="ignore", under="ignore"):  # tanh of infinity is 1
-        return activate(gelu_tanh_into if approximate == "tanh" else gelu_into, input)
+    return activate(gelu_tanh_into if approximate == "tanh" else gelu_into, input)

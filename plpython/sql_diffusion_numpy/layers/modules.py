@@ -132,7 +132,7 @@ def left_steps(plan: list[PlanRow]) -> frozenset[int]:
         for row, behind in itertools.pairwise(plan)
         if row.step in behind.inputs and row.step in passing
         if (row.operation, behind.operation) == ("conv2d", "add")
-        or ((row.operation, behind.operation) == ("linear", "geglu") and row.level is not None)
+        or ((row.operation, behind.operation, len(row.inputs)) == ("linear", "geglu", 1) and row.level is not None)
     )
 
 
