@@ -11,6 +11,9 @@ its entries. What differs is the matrices:
 - upsample: F(4x4, 3x3) of a picture whose pixels were all doubled. B then has equal columns, which merge, and the row
   that belongs to the point -1 vanishes, since a doubled signal is a polynomial with the factor (1 + x): 25 products
   are left.
+
+In large networks a weight may be transformed at each call, so that it takes no more room than its kernels. There all transforms
+take two steps, one a dimension, in place of the Kronecker product.
 """
 
 from __future__ import annotations
