@@ -615,6 +615,14 @@ def convolve(
                 all_tiles[:, place(chunk)] = tiles
 
         parallel(keep_tiles, len(own_rows))
+
+    def kept_tiles(thread: int, chunks: list[_Chunk]) -> Iterator[tuple[_Chunk, np.ndarray, Iterator[str]]]:
+        """What make_tiles made."""
+        for chunk in chunks:
+            check_point(thread)
+            yield chunk, all_tiles[:, place(chunk)], itertools.cycle(("even", "odd"))
+
+    tiles_of_chunks = kept_tiles if by_block else make_tiles
     shares = share(len(parts), count)
 
     def work(thread: int) -> None:
@@ -623,13 +631,8 @@ def convolve(
             part_weight = weight[:, :, slice(*blocks)]
             if by_block:
                 part_weight = _transform_block(algorithm, part_weight)
-                for chunk in chunks:
-                    check_point(thread)
-                    tiles = all_tiles[:, place(chunk)]
-                    multiply(thread, part, chunk, tiles, part_weight, itertools.cycle(("even", "odd")))
-            else:
-                for chunk, tiles, scratch in make_tiles(thread, chunks):
-                    multiply(thread, part, chunk, tiles, part_weight, scratch)
+            for chunk, tiles, scratch in tiles_of_chunks(thread, chunks):
+                multiply(thread, part, chunk, tiles, part_weight, scratch)
 
     parallel(work, len(shares))
     if not statistics:
