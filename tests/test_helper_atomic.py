@@ -19,6 +19,7 @@ from diffusers import UNet2DModel
 
 import helper_command as command
 from reference import random_unet
+from sql_diffusion import cli
 
 PRIVATE_CLUSTER = Path(__file__).parent.parent / "scripts" / "private-cluster"
 MOMENTS = 10
@@ -233,6 +234,24 @@ def test_interrupted_by_the_user(cluster: dict[str, str], large: Path) -> None:
     process = command.start("postgres", "load", large, "--name", "killed", **cluster)
     assert strike(cluster, process, lambda process, backend: process.send_signal(signal.SIGINT), 1)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert rows(cluster, "killed") == (0, 0, 0)
+
+
+def test_interrupted_within_code_in_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where Ctrl-C strikes a function that C code calls, that may raise another error: NumPy did, with a file's path."""
+
+    class Struck(type(Path())):  # type: ignore[misc]
+        def __fspath__(self) -> str:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as interruption:
+                raise SystemError("returned a result with an exception set") from interruption
+
+    monkeypatch.setattr(cli, "app", lambda **_: np.fromfile(Struck("weights")))
+    monkeypatch.setenv("SQL_DIFFUSION_TRACEBACK", "1")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "sql-diffusion: interrupted\n"

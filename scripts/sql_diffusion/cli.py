@@ -873,6 +873,8 @@ def main() -> None:
     except psycopg.Error as error:
         complain(database.explain(error))
     except Exception as error:
+        if is_interruption(error):
+            complain(Problem("interrupted", exit_code=errors.INTERRUPTED))
         if os.environ.get("SQL_DIFFUSION_TRACEBACK"):
             raise
         complain(
@@ -882,6 +884,13 @@ def main() -> None:
                 70,
             )
         )
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error came from: code in C that it strikes, such as NumPy's, may end with a SystemError of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def complain(problem: Problem) -> None:
