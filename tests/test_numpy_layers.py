@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
 from sql_diffusion_numpy import pipeline, random, session, tensors, threads
-from sql_diffusion_numpy.layers import attention, conv2d
-from sql_diffusion_numpy.layers.conv2d import Activation, Algorithm, Convolution, Piece
+from sql_diffusion_numpy.layers import attention, conv2d, winograd
+from sql_diffusion_numpy.layers.activation import Activation, Piece, statistics_of
 from sql_diffusion_numpy.layers.geglu import geglu
 from sql_diffusion_numpy.layers.gelu import gelu
 from sql_diffusion_numpy.layers.group_norm import Norm, apply_norm, group_norm, prepare_norm
@@ -26,6 +26,7 @@ from sql_diffusion_numpy.layers.quick_gelu import quick_gelu
 from sql_diffusion_numpy.layers.relu import relu
 from sql_diffusion_numpy.layers.scaled_dot_product_attention import scaled_dot_product_attention
 from sql_diffusion_numpy.layers.timestep_embedding import timestep_embedding
+from sql_diffusion_numpy.layers.winograd import Algorithm, Convolution
 from sql_diffusion_numpy.network import assemble_network, lay_out, run, run_steps, step_tensor
 
 
@@ -48,8 +49,8 @@ def channels_last(tensor: torch.Tensor) -> np.ndarray:
 
 def convolution(algorithm: Algorithm, weight: torch.Tensor, bias: torch.Tensor, *padding: int) -> Convolution:
     left, right, top, bottom = padding
-    laid_out = conv2d.lay_out_weight(weight.numpy(), algorithm)
-    return conv2d.assemble(algorithm, laid_out, bias.numpy(), (left, right, top, bottom))
+    laid_out = winograd.lay_out_weight(weight.numpy(), algorithm)
+    return winograd.assemble(algorithm, laid_out, bias.numpy(), (left, right, top, bottom))
 
 
 def reference(
@@ -67,14 +68,14 @@ def reference(
 
 
 ALGORITHMS: dict[str, tuple[Algorithm, tuple[int, int, int, int], float]] = {
-    "1x1": (conv2d.direct(1, 1), (0, 0, 0, 0), 1e-5),
-    "3x3": (conv2d.direct(3, 1), (1, 1, 1, 1), 1e-5),
-    "3x3, stride 2": (conv2d.direct(3, 2), (1, 1, 1, 1), 1e-5),
-    "3x3, stride 2, padded right and below": (conv2d.direct(3, 2), (0, 1, 0, 1), 1e-5),
-    "winograd2": (conv2d.WINOGRAD2, (1, 1, 1, 1), 1e-4),
-    "winograd4": (conv2d.WINOGRAD4, (1, 1, 1, 1), 1e-4),
-    "winograd4 at each call": (conv2d.AT_EACH_CALL, (1, 1, 1, 1), 1e-4),
-    "upsample": (conv2d.UPSAMPLE, (1, 1, 1, 1), 1e-4),
+    "1x1": (winograd.direct(1, 1), (0, 0, 0, 0), 1e-5),
+    "3x3": (winograd.direct(3, 1), (1, 1, 1, 1), 1e-5),
+    "3x3, stride 2": (winograd.direct(3, 2), (1, 1, 1, 1), 1e-5),
+    "3x3, stride 2, padded right and below": (winograd.direct(3, 2), (0, 1, 0, 1), 1e-5),
+    "winograd2": (winograd.WINOGRAD2, (1, 1, 1, 1), 1e-4),
+    "winograd4": (winograd.WINOGRAD4, (1, 1, 1, 1), 1e-4),
+    "winograd4 at each call": (winograd.AT_EACH_CALL, (1, 1, 1, 1), 1e-4),
+    "upsample": (winograd.UPSAMPLE, (1, 1, 1, 1), 1e-4),
 }
 
 
@@ -122,7 +123,7 @@ def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> N
     weight, bias = torch.randn(192, 32, 3, 3), torch.randn(2, 192)  # three threads share out these channels
     gamma, beta = torch.randn(32), torch.randn(32)
     activation: Activation = [Piece(channels_last(a), None), Piece(channels_last(b), None)]
-    norm = prepare_norm(conv2d.statistics_of(activation), 90, 4, 1e-5, gamma.numpy(), beta.numpy(), True)
+    norm = prepare_norm(statistics_of(activation), 90, 4, 1e-5, gamma.numpy(), beta.numpy(), True)
     [piece] = conv2d.convolve(
         activation,
         convolution(algorithm, weight, torch.zeros(192), *padding),
@@ -179,7 +180,7 @@ def test_a_gated_linear_layer(rng: np.random.Generator, shape: tuple[int, ...]) 
     batch, ins, outs, height, width = shape
     torch.manual_seed(int(rng.integers(2**32)))
     x, weight, bias = torch.randn(batch, ins, height, width), torch.randn(outs, ins, 1, 1), torch.randn(outs)
-    layer = convolution(conv2d.direct(1, 1), weight, bias, 0, 0, 0, 0)
+    layer = convolution(winograd.direct(1, 1), weight, bias, 0, 0, 0, 0)
     [piece] = conv2d.convolve([Piece(channels_last(x), None)], layer, gated=True, statistics=False)
     hidden, gate = functional.conv2d(x.double(), weight.double(), bias.double()).chunk(2, dim=1)
     assert error(piece.values.transpose(0, 3, 1, 2), hidden * functional.gelu(gate)) < 1e-5
@@ -214,11 +215,11 @@ def test_the_products_of_few_tiles_are_small(rng: np.random.Generator, name: str
     kernel = algorithm.g.shape[1]
     weight = torch.from_numpy(rng.standard_normal((outs, ins, kernel, kernel)).astype(np.float32))
     bias = torch.from_numpy(rng.standard_normal(outs).astype(np.float32))
-    tiles = conv2d.tiles_of(algorithm, 8, 8)
-    laid_out = conv2d.lay_out_weight(weight.numpy(), algorithm, tiles)
+    tiles = winograd.tiles_of(algorithm, 8, 8)
+    laid_out = winograd.lay_out_weight(weight.numpy(), algorithm, tiles)
     _, _, _, in_block, out_block = laid_out.shape
     assert tiles * in_block * out_block <= 1_000_000
-    layer = conv2d.assemble(algorithm, laid_out, bias.numpy(), padding)
+    layer = winograd.assemble(algorithm, laid_out, bias.numpy(), padding)
     for batch, height, width in ((1, 8, 8), (2, 8, 8), (3, 4, 8), (1, 20, 14)):
         x = torch.from_numpy(rng.standard_normal((batch, ins, height, width)).astype(np.float32))
         theirs = reference(algorithm, x, weight, bias, *padding).permute(0, 2, 3, 1)
@@ -247,7 +248,7 @@ def test_group_norm(rng: np.random.Generator, offset: float) -> None:
     theirs = functional.group_norm(doubles[0], 3, doubles[1], doubles[2])[0]
     assert error(group_norm(x, 3, weight, bias, 1e-5), theirs) < 1e-5
     last = np.ascontiguousarray(x.transpose(1, 2, 0))[None]
-    norm = prepare_norm(conv2d.statistics_of([Piece(last, None)]), 35, 3, 1e-5, weight, bias, False)
+    norm = prepare_norm(statistics_of([Piece(last, None)]), 35, 3, 1e-5, weight, bias, False)
     assert error(apply_norm(last, norm)[0].transpose(2, 0, 1), theirs) < (1e-5 if offset == 0 else 1e-3)
 
 
@@ -288,12 +289,14 @@ def test_random_numbers_are_those_of_torch(rng: np.random.Generator) -> None:
             assert np.abs(ours - torch.randn(shape, generator=theirs).numpy()).max() < 1e-6
 
 
-@pytest.mark.parametrize("algorithm", [conv2d.DIRECT3, conv2d.WINOGRAD2, conv2d.WINOGRAD4], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "algorithm", [winograd.DIRECT3, winograd.WINOGRAD2, winograd.WINOGRAD4], ids=lambda each: each.name
+)
 def test_results_are_not_written_over_while_a_step_takes_them(
     rng: np.random.Generator, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps at random, of which some are left for the next one, and some write over what they read."""
-    monkeypatch.setattr(conv2d, "choose_algorithm", lambda *_: algorithm)
+    monkeypatch.setattr(winograd, "choose_algorithm", lambda *_: algorithm)
     monkeypatch.setattr(conv2d, "_TOGETHER", 1)  # a row of tiles at a time, whose input is read
     monkeypatch.setattr(conv2d, "_PADDED", 1)  # when the row above has been written
     torch.manual_seed(int(rng.integers(2**32)))

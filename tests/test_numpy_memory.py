@@ -18,8 +18,8 @@ from psycopg import Connection, sql
 from numpy_server import Connect
 from reference import insert_model, random_unet, randomize, relative_error
 from sql_diffusion_numpy import memory, threads
-from sql_diffusion_numpy.layers import conv2d
-from sql_diffusion_numpy.layers.conv2d import Piece
+from sql_diffusion_numpy.layers import conv2d, winograd
+from sql_diffusion_numpy.layers.activation import Piece
 from sql_diffusion_numpy.layers.modules import PlanRow
 from sql_diffusion_numpy.layers.scaled_dot_product_attention import attend
 
@@ -75,7 +75,7 @@ def test_the_shared_copy_of_a_large_network_is_hardly_larger_than_its_weights(co
         if "upsamplers" in name:
             points = size * 25 // 9
         elif isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3) and module.stride == (1, 1):
-            chosen = conv2d.choose_algorithm(module.in_channels, module.out_channels, 64 >> level, 64 >> level, True)
+            chosen = winograd.choose_algorithm(module.in_channels, module.out_channels, 64 >> level, 64 >> level, True)
             points = size * (chosen.g.shape[0] ** 2 if chosen.kept else 9) // 9
         weights, kept = weights + size, kept + points
     assert 859_000_000 < weights < kept < 1.3 * weights
@@ -83,9 +83,9 @@ def test_the_shared_copy_of_a_large_network_is_hardly_larger_than_its_weights(co
 
 def test_a_cancel_acts_within_a_layer(rng: np.random.Generator, count: int) -> None:
     x = [Piece(rng.standard_normal((1, 96, 96, 64), np.float32), None)]
-    algorithm = conv2d.DIRECT3
-    weight = conv2d.lay_out_weight(rng.standard_normal((64, 64, 3, 3), np.float32), algorithm)
-    convolution = conv2d.assemble(algorithm, weight, np.zeros(64, np.float32), (1, 1, 1, 1))
+    algorithm = winograd.DIRECT3
+    weight = winograd.lay_out_weight(rng.standard_normal((64, 64, 3, 3), np.float32), algorithm)
+    convolution = winograd.assemble(algorithm, weight, np.zeros(64, np.float32), (1, 1, 1, 1))
     whole = conv2d.convolve(x, convolution)[0].values.copy()
     calls = []
 

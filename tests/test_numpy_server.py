@@ -336,7 +336,7 @@ WIDE: dict[str, Any] = {
 
 
 def test_a_wide_unet_is_that_of_diffusers(server: Connection, rng: np.random.Generator) -> None:
-    from sql_diffusion_numpy.layers.conv2d import choose_algorithm
+    from sql_diffusion_numpy.layers.winograd import choose_algorithm
 
     assert {choose_algorithm(*s).name for s in ((64, 64, 32, 32), (256, 256, 8, 8), (16, 16, 8, 8))} >= {
         "winograd4",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .errors import fail
-from .layers.conv2d import Piece, assemble
+from .layers.activation import Piece, joined
 from .layers.modules import (
     ALGORITHMS,
     Arrays,
@@ -26,7 +26,6 @@ from .layers.modules import (
     Read,
     Value,
     few_tokens,
-    joined,
     left_steps,
     normed_steps,
     passing_steps,
@@ -34,6 +33,7 @@ from .layers.modules import (
     spent_steps,
     vector_value,
 )
+from .layers.winograd import assemble
 
 MISSING: Any = []  # the value of an optional input that is not there, of any engine
 

@@ -10,8 +10,8 @@ import numpy as np
 from .. import network, parameters, session
 from ..boundary import boundary, check_all_values, number_text, optional
 from ..errors import fail
-from ..layers.conv2d import Activation, Piece
-from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.activation import Activation, Piece, joined
+from ..layers.modules import Network, PlanRow, Value, plain
 from ..operations import attention_block as attention_module
 from ..operations import downsample as downsample_module
 from ..operations import resnet_block as resnet_module

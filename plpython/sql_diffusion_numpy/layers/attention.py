@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .conv2d import Activation, Entry, Piece, convolve, extent
+from .activation import Activation, Piece, extent
+from .conv2d import Entry, convolve
 from .modules import Layout, Network, Read, lay_out_convolution, lay_out_module, zeros_for_none
 from .scaled_dot_product_attention import attend
 

@@ -8,23 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import conv2d
-from .conv2d import Activation, Convolution, Entry, Piece, convolve, extent, statistics_of
+from . import winograd
+from .activation import Activation, Piece, extent, joined, statistics_of
+from .conv2d import Entry, convolve
 from .group_norm import Norm, apply_norm, prepare_norm
 from .relu import Rectifier, relu
+from .winograd import Convolution
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]  # key -> weight, bias
 Arrays = MutableMapping[str, np.ndarray]
 Padding = tuple[int, int, int, int]  # left, right, top, bottom
 
 ALGORITHMS = {
-    "winograd2": conv2d.WINOGRAD2,
-    "winograd4": conv2d.WINOGRAD4,
-    "winograd4 at each call": conv2d.AT_EACH_CALL,
-    "upsample": conv2d.UPSAMPLE,
-    "direct1/1": conv2d.direct(1, 1),
-    "direct3/1": conv2d.DIRECT3,
-    "direct3/2": conv2d.direct(3, 2),
+    "winograd2": winograd.WINOGRAD2,
+    "winograd4": winograd.WINOGRAD4,
+    "winograd4 at each call": winograd.AT_EACH_CALL,
+    "upsample": winograd.UPSAMPLE,
+    "direct1/1": winograd.direct(1, 1),
+    "direct3/1": winograd.DIRECT3,
+    "direct3/2": winograd.direct(3, 2),
 }
 
 
@@ -193,21 +195,21 @@ def lay_out_convolution(
     if weight.ndim == 2:
         weight = weight[:, :, None, None]
     layout.convolutions[name], chosen = (algorithm, padding), ALGORITHMS[algorithm]
-    layout.arrays[name + ".weight"] = conv2d.lay_out_weight(weight, chosen, conv2d.tiles_of(chosen, height, width))
+    layout.arrays[name + ".weight"] = winograd.lay_out_weight(weight, chosen, winograd.tiles_of(chosen, height, width))
     layout.arrays[name + ".bias"] = zeros_for_none(bias, len(weight))
 
 
 def few_tokens(plan: list[PlanRow]) -> int:
     """How many tokens a network takes, where they are few, as of CLIP's text encoders, whose prompts are all as long; else 0."""
     most = max((row.settings.get("most_tokens", 0) for row in plan if row.operation == "input"), default=0)
-    return most if most <= conv2d.FEW else 0
+    return most if most <= winograd.FEW else 0
 
 
 def lay_out_module(layout: Layout, read: Read, name: str, height: int, width: int) -> None:
     """A 3x3 convolution of padding 1 by the cheapest algorithm for a picture of this size, or a 1x1 convolution."""
     weight, bias = read(name)
     if weight.ndim == 4 and weight.shape[2] == 3:
-        cheapest = conv2d.choose_algorithm(weight.shape[1], weight.shape[0], height, width, layout.large)
+        cheapest = winograd.choose_algorithm(weight.shape[1], weight.shape[0], height, width, layout.large)
         algorithm = next(name for name, each in ALGORITHMS.items() if each is cheapest)
         lay_out_convolution(layout, name, weight, bias, algorithm, (1, 1, 1, 1), height, width)
     else:
@@ -225,10 +227,3 @@ def norm_of(network: Network, activation: Activation, name: str, num_groups: int
     _, height, width, _ = extent(activation)
     weight, bias = network.arrays[name + ".weight"], network.arrays[name + ".bias"]
     return prepare_norm(statistics_of(activation), height * width, num_groups, eps, weight, bias, silu)
-
-
-def joined(activation: Activation) -> np.ndarray:
-    """The pieces of an activation in one array, (batch, height, width, channels)."""
-    if len(activation) == 1:
-        return activation[0].values
-    return np.concatenate([piece.values for piece in activation], axis=3)

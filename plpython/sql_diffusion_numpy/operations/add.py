@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece, convolve, extent
+from ..layers.activation import Piece, extent, joined
+from ..layers.conv2d import convolve
 from ..layers.elementwise import activate
-from ..layers.modules import Network, PlanRow, Unfinished, Value, joined, plain
+from ..layers.modules import Network, PlanRow, Unfinished, Value, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

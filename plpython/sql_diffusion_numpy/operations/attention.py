@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers import attention
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain, with_norm
+from ..layers.activation import joined
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, plain, with_norm
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

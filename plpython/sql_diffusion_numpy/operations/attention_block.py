@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers import attention
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_out_norm, norm_of, plain
+from ..layers.activation import joined
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, lay_out_norm, norm_of, plain
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

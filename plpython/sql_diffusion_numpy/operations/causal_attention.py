@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece
-from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.activation import Piece, joined
+from ..layers.modules import Network, PlanRow, Value, plain
 from ..layers.scaled_dot_product_attention import attend
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece
-from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.activation import Piece, joined
+from ..layers.modules import Network, PlanRow, Value, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

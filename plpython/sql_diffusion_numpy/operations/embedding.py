@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece
+from ..layers.activation import Piece, joined
 from ..layers.embedding import embedding
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, plain
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import fail
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain, vector_value
+from ..layers.activation import joined
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, plain, vector_value
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

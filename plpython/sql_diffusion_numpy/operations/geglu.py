@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece, convolve
+from ..layers.activation import Piece, joined
+from ..layers.conv2d import convolve
 from ..layers.geglu import geglu
-from ..layers.modules import Network, PlanRow, Unfinished, Value, joined, plain
+from ..layers.modules import Network, PlanRow, Unfinished, Value, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece
+from ..layers.activation import Piece, joined
 from ..layers.layer_norm import layer_norm_tokens
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_out_norm, plain
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, lay_out_norm, plain
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

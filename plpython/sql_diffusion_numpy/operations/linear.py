@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece, convolve
+from ..layers.activation import Piece, joined
+from ..layers.conv2d import convolve
 from ..layers.modules import (
     Layout,
     Network,
@@ -14,7 +15,6 @@ from ..layers.modules import (
     Read,
     Unfinished,
     Value,
-    joined,
     lay_out_module,
     plain,
     with_norm,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain
+from ..layers.activation import Piece, joined
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, plain
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, plain
+from ..layers.activation import Piece, joined
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, plain
 
 _AT_ONCE = 1 << 20  # distances
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Activation, Piece, convolve, extent
+from ..layers.activation import Activation, Piece, extent, joined
+from ..layers.conv2d import convolve
 from ..layers.gelu import gelu
 from ..layers.group_norm import Norm
 from ..layers.mish import mish
@@ -17,7 +18,6 @@ from ..layers.modules import (
     PlanRow,
     Read,
     Value,
-    joined,
     lay_out_module,
     lay_out_norm,
     norm_of,

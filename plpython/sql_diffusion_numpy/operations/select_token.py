@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.modules import Network, PlanRow, Value, joined, plain, vector_value
+from ..layers.activation import joined
+from ..layers.modules import Network, PlanRow, Value, plain, vector_value
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

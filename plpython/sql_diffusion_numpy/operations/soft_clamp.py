@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.conv2d import Piece
-from ..layers.modules import Network, PlanRow, Value, joined, plain
+from ..layers.activation import Piece, joined
+from ..layers.modules import Network, PlanRow, Value, plain
 
 
 def run(network: Network, row: PlanRow, inputs: list[Value], shared: dict[str, Any]) -> Value:

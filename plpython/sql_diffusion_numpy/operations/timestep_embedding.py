@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.modules import Network, PlanRow, Value, joined, plain, vector_value
+from ..layers.activation import joined
+from ..layers.modules import Network, PlanRow, Value, plain, vector_value
 from ..layers.timestep_embedding import timestep_embedding
 
 

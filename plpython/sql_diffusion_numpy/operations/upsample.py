@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..layers.conv2d import Piece, assemble, convolve, direct, extent, lay_out_weight, weight_of
-from ..layers.modules import Layout, Network, PlanRow, Read, Value, joined, lay_out_convolution, plain, with_norm
+from ..layers.activation import Piece, extent, joined
+from ..layers.conv2d import convolve
+from ..layers.modules import Layout, Network, PlanRow, Read, Value, lay_out_convolution, plain, with_norm
+from ..layers.winograd import assemble, direct, lay_out_weight, weight_of
 
 
 def lay_out(layout: Layout, read: Read, row: PlanRow, height: int, width: int) -> None:
