@@ -175,9 +175,14 @@ begin
       perform sql_diffusion.fail(format('parameter %s of model "%s" was changed meanwhile', old.key, old.model), 'Try again.', '40001');
     end if;
   end if;
-  if tg_op = 'UPDATE' and old.dtype is not null and new.weight is distinct from old.weight then
-    new.dtype := null;
-    new.weight_bytes := null;
+  if tg_op = 'UPDATE' and coalesce(old.dtype, new.dtype) is not null and new.weight is distinct from old.weight then
+    if new.weight_bytes <> coalesce(old.weight_bytes, '') then
+      perform sql_diffusion.fail('parameters: weight and weight_bytes are given, expected one of the two');
+    end if;
+    if old.dtype is not null then
+      new.dtype := null;
+      new.weight_bytes := null;
+    end if;
   end if;
   if new.dtype is null and new.weight_bytes is null then
     perform sql_diffusion.check_tensor(new.weight, 'parameters: weight');

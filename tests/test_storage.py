@@ -115,6 +115,30 @@ def test_two_weights_in_a_row_are_refused(server: Connection[Any]) -> None:
         )
 
 
+@pytest.mark.parametrize("stored", ["float16", None])
+def test_an_update_that_gives_two_weights_is_refused(server: Connection[Any], stored: str | None) -> None:
+    server.execute(INSERT, ["one", "float16", bytes(2), [1]])
+    if stored is None:
+        server.execute("update sql_diffusion.parameters set weight = '{2}' where model = 'half'")
+    before = server.execute("select weight, dtype from sql_diffusion.parameters where model = 'half'").fetchone()
+    with (
+        pytest.raises(psycopg.Error, match="weight and weight_bytes are given, expected one of the two"),
+        server.transaction(),
+    ):
+        server.execute(
+            "update sql_diffusion.parameters set weight = '{1}', dtype = 'float16', weight_bytes = E'\\\\x0001' "
+            "where model = 'half'"
+        )
+    assert (
+        server.execute("select weight, dtype from sql_diffusion.parameters where model = 'half'").fetchone() == before
+    )
+    server.execute(
+        "update sql_diffusion.parameters set dtype = 'bfloat16', weight_bytes = E'\\\\x803f' where model = 'half'"
+    )
+    row = server.execute("select weight, dtype from sql_diffusion.parameters where model = 'half'").fetchone()
+    assert row == ([1.0], "bfloat16")
+
+
 def test_an_update_does_not_undo_another(database: str) -> None:
     """It has read the row before the other one has committed, and writes all of it."""
     name = f"model_{secrets.token_hex(4)}"
