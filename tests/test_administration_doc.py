@@ -49,6 +49,7 @@ ALLOWED = [
     ("client", "select sql_diffusion.cancel_job(sql_diffusion.enqueue(1))"),
     ("client", "select png from sql_diffusion.jobs"),
     ("loader", "select sql_diffusion.enqueue(1); select sql_diffusion.claim_jobs()"),
+    ("loader", "select sql_diffusion.check_painter('sql'), sql_diffusion.check_painter('numpy')"),
 ]
 
 REFUSED = [
@@ -68,6 +69,7 @@ REFUSED = [
     ("painter", "select id from sql_diffusion.jobs"),
     ("painter", "select sql_diffusion.claim_jobs()"),
     ("painter", "select sql_diffusion.cancel_job(1)"),
+    ("painter", "select sql_diffusion.check_painter()"),
     ("client", "select sql_diffusion.claim_jobs()"),
     ("client", "select prompt from sql_diffusion.stored_jobs"),
     ("client", "delete from sql_diffusion.jobs"),

@@ -6,6 +6,7 @@ SQL_DIFFUSION_STRESS=1 takes 100,000 jobs and kills twenty times; pytest -s show
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -172,12 +173,12 @@ def test_a_lease_that_ends(own: Connection) -> None:
     own.execute("listen sql_diffusion_finished")
     number = enqueue(own, 1)
     finish = "select sql_diffusion.finish_job(%s, %s, %s)"
-    assert claim(own, lease="0") == [(number, 1)]
-    assert claim(own, lease="0") == [(number, 2)]
+    assert claim(own, lease="1 microsecond") == [(number, 1)]
+    assert claim(own, lease="1 microsecond") == [(number, 2)]
     assert one(own, finish, number, 1, b"late") is False
     assert one(own, "select sql_diffusion.fail_job(%s, 1, 'late')", number) is False
     assert states(own) == [(number, "running", 2, None)]
-    assert claim(own, lease="0") == [(number, 3)]
+    assert claim(own, lease="1 microsecond") == [(number, 3)]
     assert claim(own) == []
     words = "claimed 3 times, and neither a picture nor an error came before the lease ended"
     assert states(own) == [(number, "failed", 3, words)]
@@ -194,7 +195,7 @@ def test_a_run_tells_of_jobs_that_it_gives_up(db: str, own: Connection) -> None:
     """Their painters all died: they have failed, as those have that the run itself could not paint."""
     given_up = [enqueue(own, seed) for seed in (1, 2, 3)]
     for attempt in (1, 2, 3):
-        assert claim(own, 3, lease="0") == [(number, attempt) for number in given_up]
+        assert claim(own, 3, lease="1 microsecond") == [(number, attempt) for number in given_up]
     enqueue(own, 4)
     done = command.run(db, "run", "--jobs", "--workers", 2, "--batch", 2)
     words = "claimed 3 times, and neither a picture nor an error came before the lease ended"
@@ -235,6 +236,59 @@ def test_cancel(own: Connection) -> None:
     assert one(own, "select count(png) from sql_diffusion.jobs") == 0
 
 
+def test_a_job_is_tried_again(own: Connection) -> None:
+    """After what was wrong has been mended: with one more attempt where all have been used, and never one that has its picture."""
+    spent, unknown, cancelled, painted = enqueue(own, 1), enqueue(own, 2), enqueue(own, 3), enqueue(own, 4)
+    for _ in range(3):
+        assert one(own, "select count(*) from sql_diffusion.claim_jobs(1) c where c.id = %s", spent) == 1
+        own.execute(
+            "select sql_diffusion.fail_job(id, attempt, 'no room', '53200') from sql_diffusion.jobs where id = %s",
+            [spent],
+        )
+    own.execute("select sql_diffusion.claim_jobs(9)")
+    own.execute("select sql_diffusion.fail_job(%s, 1, 'no such model', '42704')", [unknown])
+    own.execute("select sql_diffusion.cancel_job(%s)", [cancelled])
+    own.execute("select sql_diffusion.finish_job(%s, 1, 'a picture')", [painted])
+    again = "select sql_diffusion.retry_job(%s)"
+    assert [one(own, again, number) for number in (spent, unknown, cancelled, painted, 0)] == [True] * 3 + [False] * 2
+    assert one(own, again, spent) is False
+    assert states(own) == [
+        *((number, "queued", attempt, None) for number, attempt in ((spent, 3), (unknown, 1), (cancelled, 1))),
+        (painted, "succeeded", 1, None),
+    ]
+    assert claim(own, 9) == [(spent, 4), (unknown, 2), (cancelled, 2)]
+
+
+def test_an_ended_painter_spends_no_attempt(own: Connection) -> None:
+    number = enqueue(own, 1)
+    own.execute("update sql_diffusion.jobs set max_attempts = 1")
+    for attempt in range(1, 4):
+        assert claim(own) == [(number, attempt)]
+        assert one(own, "select sql_diffusion.fail_job(%s, %s, 'ended', '57P01')", number, attempt) is True
+        assert states(own) == [(number, "queued", attempt, "ended")]
+
+
+@pytest.mark.parametrize(
+    ("before", "call", "words"),
+    [
+        ("", "call sql_diffusion.work(backend => 'nosuch')", "backend is 'nosuch', expected auto, sql, numpy or torch"),
+        ("set sql_diffusion.threads = 'lots'", "call sql_diffusion.work()", "threads is 'lots', expected an integer"),
+        ("", "call sql_diffusion.work(lease => '0')", "work: lease is '00:00:00', expected more than 0"),
+        ("", "call sql_diffusion.work(-1)", "work: jobs is -1, expected 0 or more"),
+        ("", "select sql_diffusion.claim_jobs(1, '-1 min')", "claim_jobs: lease is '-00:01:00', expected more than 0"),
+        ("", "select sql_diffusion.extend_lease(1, 1, '0')", "extend_lease: lease is '00:00:00', expected more than 0"),
+        ("", "select sql_diffusion.finish_job(1, 1, null)", "finish_job: png is null"),
+    ],
+)
+def test_a_painter_that_cannot_paint_claims_nothing(own: Connection, before: str, call: str, words: str) -> None:
+    """What is wrong with who paints, whatever the job, is not the jobs' fault."""
+    number = enqueue(own, 1)
+    own.execute(before.encode())
+    with pytest.raises(psycopg.Error, match=re.escape(words)):
+        own.execute(call.encode())
+    assert states(own) == [(number, "queued", 0, None)]
+
+
 def test_so_many_and_no_transaction(own: Connection) -> None:
     for seed in range(3):
         enqueue(own, seed, 1)
@@ -256,6 +310,30 @@ def test_workers_that_wait(db: str, own: Connection) -> None:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "Painted 6 jobs; the queue gives 0 more\n"), err
     check_pictures(own, 2)
+
+
+def test_a_second_interruption_gives_jobs_back(db: str, own: Connection) -> None:
+    """At once, and not when their leases have ended; no attempt is spent."""
+    numbers = [enqueue(own, seed, 900) for seed in range(8)]
+    own.execute("update sql_diffusion.jobs set max_attempts = 1")
+    with command.start(db, "run", "--jobs", "--workers", 2, "--backend", "sql") as process:
+        until(lambda: one(own, "select count(*) from sql_diffusion.jobs where state = 'running'") == len(numbers))
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert states(own) == [(number, "queued", 1, "the worker was ended") for number in numbers]
+    assert len(claim(own, 9)) == len(numbers)
+
+
+def test_workers_that_cannot_paint_claim_nothing(db: str, own: Connection) -> None:
+    number = enqueue(own, 1)
+    result = command.run(db, "run", "--jobs", "--workers", 2, PGOPTIONS="-c sql_diffusion.threads=lots")
+    assert result.returncode == 2
+    assert "sql_diffusion.threads is 'lots', expected an integer from 1 to 64" in result.stderr
+    assert states(own) == [(number, "queued", 0, None)]
 
 
 def test_a_lease_is_extended_while_its_worker_lives(db: str, own: Connection) -> None:

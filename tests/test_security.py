@@ -77,7 +77,14 @@ def test_every_name_is_bound_when_a_function_is_made(connection: Connection) -> 
 def test_only_raising_and_routing_are_procedural(connection: Connection) -> None:
     rows = connection.execute(f"select p.proname {FUNCTIONS} and l.lanname not in ('sql', 'internal')")
     procedural = {row[0] for row in rows}
-    routing = {"numpy_steps", "numpy_generate", "numpy_image_png", "numpy_image_from_png", "numpy_image_resize"}
+    routing = {
+        "numpy_steps",
+        "numpy_generate",
+        "numpy_image_png",
+        "numpy_image_from_png",
+        "numpy_image_resize",
+        "check_painter",
+    }
     assert procedural <= {
         "fail",
         "notice",
@@ -200,7 +207,12 @@ def test_nobody_sees_what_others_have_enqueued(database: str, role: str) -> None
                 assert own.execute("select from sql_diffusion.claimable_jobs").rowcount == 0
                 assert own.execute("update sql_diffusion.jobs set owner = current_user").rowcount == 0
                 assert own.execute("select sql_diffusion.claim_jobs(9)").rowcount == 0
-                for call in (f"cancel_job({mine})", f"finish_job({mine}, 0, '')", f"fail_job({mine}, 0, '')"):
+                for call in (
+                    f"cancel_job({mine})",
+                    f"retry_job({mine})",
+                    f"finish_job({mine}, 0, '')",
+                    f"fail_job({mine}, 0, '')",
+                ):
                     assert own.execute(f"select sql_diffusion.{call}".encode()).fetchone() == (False,)
                 assert told == []
                 with pytest.raises(psycopg.errors.WithCheckOptionViolation):
@@ -230,6 +242,7 @@ def test_nobody_sees_what_others_have_enqueued(database: str, role: str) -> None
         "select sql_diffusion.finish_job(1, 1, '')",
         "select sql_diffusion.fail_job(1, 1, '')",
         "select sql_diffusion.cancel_job(1)",
+        "select sql_diffusion.retry_job(1)",
         "call sql_diffusion.work()",
         "insert into sql_diffusion.models (name, pipeline, scheduler) values ('mine', 'DDPMPipeline', '{}')",
         "update sql_diffusion.parameters set bias = null",

@@ -167,7 +167,15 @@ def load(
         request = Request(source, revision, variant, config, vae, tuple(lora or ()))
         loaded = load_checkpoint(connection, request, name, replace, progress)
         progress.add_task("Packing", total=None, visible=pack is not False)
-        packed, advice = models.pack_model(connection, loaded.name, loaded.parameters, pack)
+        try:
+            packed, advice = models.pack_model(connection, loaded.name, loaded.parameters, pack)
+        except KeyboardInterrupt:
+            quoted = loaded.name.replace("'", "''")
+            err.print(
+                f"Loaded {loaded.name}, but not packed it: select sql_diffusion.pack('{quoted}') does that",
+                markup=False,
+            )
+            raise
     for note in [*loaded.notes, *([advice] if advice else [])]:
         err.print(f"Note: {note}", markup=False)
     if as_json:

@@ -372,9 +372,19 @@ class Queue:
         keeper.start()
         try:
             yield
+        except KeyboardInterrupt:
+            self.give_back()
+            raise
         finally:
             done.set()
             keeper.join()
+
+    def give_back(self) -> None:
+        """Puts back what is claimed, none of it as an attempt that failed: it was this worker that was ended."""
+        for row in self.claimed:
+            self.connection.execute(
+                "select sql_diffusion.fail_job(%(id)s, %(attempt)s, 'the worker was ended', '57P01')", row.values
+            )
 
     def keep(self, done: threading.Event) -> None:
         """Extends the leases of what is being painted, over a connection of its own, which short work never needs."""
@@ -569,13 +579,14 @@ class Painter:
 
 def serve(pipe: Pipe, job: Job) -> None:
     """A worker's life: batch after batch, for as long as its parent gives it leave."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what to do
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # The parent may end, or end this, at any moment, also while it is told of an error; the transaction goes with the connection.
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
         try:
             with connect(job.dsn) as connection:
                 notice_death(connection)
+                # what would keep it from painting any row is said before it holds one
+                connection.execute("select sql_diffusion.check_painter(%s)", [job.backend])
                 painter = Painter(connection, job, connection)
                 pipe.send(Report())
                 while leave := pipe.recv():
@@ -646,6 +657,16 @@ class Processes:
 
 
 @contextmanager
+def without_interruption() -> Iterator[None]:
+    """A process begun in here is not struck by Ctrl-C, which its parent is told of, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def started(job: Job, count: int) -> Iterator[Processes]:
     """So many workers, none of which outlives the context."""
     context = multiprocessing.get_context("spawn")
@@ -654,7 +675,8 @@ def started(job: Job, count: int) -> Iterator[Processes]:
         for number in range(1, count + 1):
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(there, job), name=f"worker {number}", daemon=True)
-            process.start()
+            with without_interruption():
+                process.start()
             there.close()
             workers.append(Process(number, process, here))
         yield Processes(workers)
