@@ -239,6 +239,22 @@ def test_interrupted_by_the_user(cluster: dict[str, str], large: Path) -> None:
     assert rows(cluster, "killed") == (0, 0, 0)
 
 
+def test_interrupted_while_it_packs(cluster: dict[str, str], large: Path) -> None:
+    """The model is there, whole, and the command says what is not done."""
+    process = command.start("postgres", "load", large, "--name", "killed", "--pack", **cluster)
+    with connect(cluster) as own:
+        packing = "select 1 from pg_stat_activity where state = 'active' and query like 'select sql_diffusion.pack(%'"
+        while process.poll() is None and not own.execute(packing).fetchone():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Loaded killed, but not packed it: select sql_diffusion.pack('killed') does that" in err
+    assert "Traceback" not in err
+    assert rows(cluster, "killed")[:2] == (1, 1)
+    command.succeed("postgres", "remove", "killed", **cluster)
+
+
 def test_interrupted_within_code_in_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where Ctrl-C strikes a function that C code calls, that may raise another error: NumPy did, with a file's path."""
 
