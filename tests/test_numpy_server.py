@@ -558,26 +558,31 @@ def test_files_of_what_is_gone_are_removed(connect: Connect, rng: np.random.Gene
 
 
 def test_what_a_terminated_session_left_unfinished_is_removed(connect: Connect, rng: np.random.Generator) -> None:
-    session, other = connect(), connect()
-    wide = random_unet(rng, block_out_channels=[128, 256], norm_num_groups=32)
-    insert_model(session, "random", wide)
-    insert_model(session, "other", random_unet(rng))
+    other = connect()
+    insert_model(other, "other", random_unet(rng))
 
     def drafts() -> list[Path]:
         return [path for path in cache_files(other) if path.suffix == ".draft"]
 
-    def terminate() -> None:
-        while not drafts():
+    def terminate(pid: int, over: threading.Event) -> None:
+        while not (drafts() or over.is_set()):
             time.sleep(0.01)
         value(other, f"select pg_terminate_backend({pid}, 60000)")
 
-    pid = session.info.backend_pid
-    terminating = threading.Thread(target=terminate)
-    terminating.start()
-    with pytest.raises(psycopg.OperationalError):
-        value(session, PICTURE)
-    terminating.join()
-    assert any(f".{pid}." in path.name for path in drafts())
+    for attempt in range(20):  # until one is struck before it has laid out all
+        session, over = connect(), threading.Event()
+        pid, name = session.info.backend_pid, f"random {attempt}"
+        insert_model(session, name, random_unet(rng, block_out_channels=[64, 128], norm_num_groups=32))
+        terminating = threading.Thread(target=terminate, args=(pid, over))
+        terminating.start()
+        with contextlib.suppress(psycopg.OperationalError):
+            value(session, PICTURE.replace("random", name))
+        over.set()
+        terminating.join()
+        if any(f".{pid}." in path.name for path in drafts()):
+            break
+    else:
+        pytest.fail("no session was terminated in time")
     value(other, PICTURE.replace("random", "other"))
     assert drafts() == []
 
