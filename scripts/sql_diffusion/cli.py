@@ -170,10 +170,8 @@ def load(
         try:
             packed, advice = models.pack_model(connection, loaded.name, loaded.parameters, pack)
         except KeyboardInterrupt:
-            quoted = loaded.name.replace("'", "''")
             err.print(
-                f"Loaded {loaded.name}, but not packed it: select sql_diffusion.pack('{quoted}') does that",
-                markup=False,
+                f"Loaded {loaded.name}, but not packed it: {models.pack_query(loaded.name)} does that", markup=False
             )
             raise
     for note in [*loaded.notes, *([advice] if advice else [])]:
@@ -187,8 +185,8 @@ def load(
             + (", packed for pure SQL" if packed else "")
         )
         if loaded.writes_text:
-            quoted = loaded.name.replace("'", "''")
-            typer.echo(f"Next, in psql: select text from gpt_generate('A butterfly with', model => '{quoted}');")
+            quoted = psycopg.sql.quote(loaded.name)
+            typer.echo(f"Next, in psql: select text from gpt_generate('A butterfly with', model => {quoted});")
             return
         prompt = "--prompt 'a blue butterfly' " if loaded.takes_text else ""
         typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o butterfly.png")

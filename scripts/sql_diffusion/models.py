@@ -253,6 +253,11 @@ def weight_fields(module: Module) -> tuple[Field, Field, Field, Field]:
     return read_weight(module), None, None, None
 
 
+def pack_query(name: str) -> str:
+    """What packs a model, for psql."""
+    return f"select sql_diffusion.pack({psycopg.sql.quote(name)})"
+
+
 def pack_model(connection: Connection, name: str, parameters: int, wanted: bool | None) -> tuple[bool, str | None]:
     """Packs a model that was just loaded, and says whether it did, and what the user should be told.
 
@@ -265,14 +270,14 @@ def pack_model(connection: Connection, name: str, parameters: int, wanted: bool 
     if wanted is None and parameters > PACKED_UNASKED:
         return (
             False,
-            f"packed, pictures in pure SQL take half the time, for {room}: select sql_diffusion.pack('{name}')",
+            f"packed, pictures in pure SQL take half the time, for {room}: {pack_query(name)}",
         )
     try:
         connection.execute("select sql_diffusion.pack(%s)", [name])
     except psycopg.errors.InsufficientPrivilege:
         if wanted:
             raise
-        return False, f"it is not packed, which only the owner may: select sql_diffusion.pack('{name}')"
+        return False, f"it is not packed, which only the owner may: {pack_query(name)}"
     return True, None
 
 
