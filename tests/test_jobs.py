@@ -466,7 +466,12 @@ def take_all(db: str) -> list[tuple[int, int]]:
 
 
 def test_many_jobs_and_eight_workers(db: str, own: Connection) -> None:
-    """None is taken twice, and the table has no more dead rows than what was updated once."""
+    """
+    None is taken twice, and a vacuum frees what the round before left.
+
+    A row is written three times. Where a snapshot of autovacuum's keeps PostgreSQL from pruning as it goes, the second round's two
+    dead rows each make twice what is alive; three times would be both rounds'.
+    """
     count = 100_000 if STRESS else 1000
     sizes = "select pg_table_size('sql_diffusion.stored_jobs'), pg_indexes_size('sql_diffusion.stored_jobs')"
     own.execute("vacuum full sql_diffusion.stored_jobs")
@@ -487,5 +492,5 @@ def test_many_jobs_and_eight_workers(db: str, own: Connection) -> None:
         print(f"table and indexes, bytes: {size} enqueued, {full} finished, {own.execute(sizes).fetchone()} vacuumed")
     vacuumed = one(own, "select pg_table_size('sql_diffusion.stored_jobs')")
     own.execute("vacuum full sql_diffusion.stored_jobs")
-    assert vacuumed < 2 * one(own, "select pg_table_size('sql_diffusion.stored_jobs')")
+    assert vacuumed < 2.5 * one(own, "select pg_table_size('sql_diffusion.stored_jobs')")
     print(f"written anew: {own.execute(sizes).fetchone()}")
