@@ -62,7 +62,7 @@ def test_packed_and_plain_are_the_same(connection: psycopg.Connection, rng: np.r
     connection.execute(
         "update sql_diffusion.packed_kernels set kernels = array_fill(0::numeric, array[cardinality(kernels)])"
     )
-    assert relative_error(run(connection, sample), np.asarray(plain)) > 1e-2
+    assert run(connection, sample) != plain
 
 
 def test_packed_layers_serve_every_image_of_their_width(
