@@ -250,6 +250,9 @@ def test_only_an_administrator_raises_a_limit(connect: Connect, rng: np.random.G
             own.execute("set sql_diffusion.memory_limit = '2MB'")  # less than allowed
             with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="memory_limit, 2 MB"):
                 own.execute(PICTURE)
+            own.execute("set sql_diffusion.memory_limit = '0.5 MB'")
+            with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="memory_limit, 1 MB"):
+                own.execute(PICTURE)
             own.execute("set sql_diffusion.memory_limit = 'much'")
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="is 'much', expected a number of kB, MB"):
                 own.execute(PICTURE)

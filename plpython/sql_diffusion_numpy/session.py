@@ -66,10 +66,10 @@ def thread_count(written: str) -> int:
 
 
 def _bytes(written: str) -> int:
-    size = re.fullmatch(r"\s*(\d{1,9})\s*(kB|MB|GB|TB)\s*", written, re.ASCII)
+    size = re.fullmatch(r"\s*(\d{1,9}(?:\.\d*)?)\s*(kB|MB|GB|TB)\s*", written, re.ASCII)
     if size is None:
         fail(f"sql_diffusion.memory_limit is '{written}', expected a number of kB, MB, GB or TB, as 2GB")
-    return int(size[1]) << {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]]
+    return int(float(size[1]) * 2 ** {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]])
 
 
 @functools.cache
