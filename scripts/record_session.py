@@ -22,7 +22,7 @@ from rich.text import Text
 SESSION = (
     ("sql-diffusion load models/butterflies --name mine", None),
     ("sql-diffusion show mine", 7),
-    ("sql-diffusion generate --model mine --seed 42 -o butterfly.png --ansi", None),
+    ("sql-diffusion generate --model mine --seed 42 -o picture.png --ansi", None),
 )
 WIDTH = 104  # characters
 PIXELS = 1100
@@ -50,7 +50,7 @@ def main(target: str) -> None:
         if lines and len(shown) > lines:
             screen.print(Text("...", "dim"))
         screen.print()
-    Path("butterfly.png").unlink()
+    Path("picture.png").unlink()
     svg = screen.export_svg(title="sql-diffusion").replace("Fira Code", FONT)
     Path(target).write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=PIXELS)))
 

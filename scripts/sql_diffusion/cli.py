@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import sys
 from contextlib import ExitStack
 from datetime import datetime
@@ -188,8 +189,7 @@ def load(
             quoted = psycopg.sql.quote(loaded.name)
             typer.echo(f"Next, in psql: select text from gpt_generate('A butterfly with', model => {quoted});")
             return
-        prompt = "--prompt 'a blue butterfly' " if loaded.takes_text else ""
-        typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o butterfly.png")
+        suggest_picture(loaded.name, "a blue butterfly" if loaded.takes_text else None)
 
 
 @app.command("list", epilog=examples("sql-diffusion list", "sql-diffusion list --json | jq -r '.[].name'"))
@@ -688,8 +688,7 @@ def train(
         print_json({**loaded._asdict(), "packed": packed})
         return
     typer.echo(f"Loaded {loaded.name}: {loaded.parameters:,} parameters, from {finished}")
-    prompt = f"--prompt '{data.captions[0]}' " if loaded.takes_text and data.captions else ""
-    typer.echo(f"Next: sql-diffusion generate {prompt}--model {loaded.name} --seed 42 -o picture.png")
+    suggest_picture(loaded.name, data.captions[0] if loaded.takes_text and data.captions else None)
 
 
 def training_module() -> Any:
@@ -849,6 +848,13 @@ def settings_table(content: dict[str, Any]) -> Table:
         if not key.startswith("_"):
             table.add_row(f"  {escape(key)}", escape(json.dumps(value)))
     return table
+
+
+def suggest_picture(model: str, prompt: str | None) -> None:
+    """The command that paints with what is loaded now, as a shell reads it."""
+    given = [] if prompt is None else ["--prompt", prompt]
+    command = ["sql-diffusion", "generate", *given, "--model", model, "--seed", "42", "-o", "picture.png"]
+    typer.echo(f"Next: {shlex.join(command)}")
 
 
 def print_json(content: Any) -> None:
