@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import torch
 
-from reference import VARIATIONS, insert_model, random_unet, relative_error
+from reference import VARIATIONS, insert_model, random_unet
 
 PACKED = {
     "small": {},
