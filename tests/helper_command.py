@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -32,9 +33,18 @@ def environment(database: str, **variables: str) -> dict[str, str]:
     }
 
 
-def start(database: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
+class Process(subprocess.Popen[str]):
+    """One that a test which fails does not wait for."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
+def start(database: str, *arguments: object, **variables: str) -> Process:
     """Starts the command, which Ctrl-C ends even where the tests run in a shell's background, which ignores it."""
-    return subprocess.Popen(
+    return Process(
         [sys.executable, "-m", "sql_diffusion", *map(str, arguments)],
         env=environment(database, **variables),
         stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 
+import sql_diffusion_numpy
 from databases import new_database
 from painting import grey_levels
 from reference import insert_model, random_unet
@@ -105,6 +107,16 @@ def test_what_the_machine_has_not(own: Connection, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(functions, "ddpm_generate_many", fail)
     with pytest.raises(Problem, match="RuntimeError: CUDA error: out of memory"):
         list(Engine(own, 1).pictures("ddpm_generate", {"seeds": ["1"], "model": "classes"}))
+
+
+def test_whether_it_can_paint(own: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before a row is claimed."""
+    engine = Engine(own, 1)
+    engine.check_painter("numpy")
+    monkeypatch.delattr(sql_diffusion_numpy, "torch_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "sql_diffusion_numpy.torch_engine", None)
+    with pytest.raises(Problem, match="backend torch: PyTorch cannot be loaded: "):
+        engine.check_painter("torch")
 
 
 def test_a_setting_of_another_verb(own: Connection) -> None:

@@ -328,6 +328,25 @@ def test_a_second_interruption_gives_jobs_back(db: str, own: Connection) -> None
     assert len(claim(own, 9)) == len(numbers)
 
 
+def test_what_is_cancelled_is_not_painted_to_its_end(db: str, own: Connection) -> None:
+    """Which would take longer than a test waits; the worker goes on with the next job."""
+    own.execute(
+        "insert into sql_diffusion.jobs (seed, settings) select n, '{\"num_inference_steps\": 1000}' from generate_series(1, 2) n"
+    )
+    numbers = [number for number, *_ in states(own)]
+    with command.start(
+        db, "run", "--jobs", "--wait", "--batch", 2, "--backend", "sql", "--lease", "1.5 seconds"
+    ) as process:
+        until(lambda: states_of(own) == {"running"})
+        own.execute("select sql_diffusion.cancel_job(id) from sql_diffusion.jobs")
+        number = enqueue(own, 1, 1)
+        until(lambda: states(own)[2] == (number, "succeeded", 1, None))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "Painted 1 job; the queue gives 0 more\n"), err
+    assert states(own)[:2] == [(number, "cancelled", 1, None) for number in numbers]
+
+
 def test_workers_that_cannot_paint_claim_nothing(db: str, own: Connection) -> None:
     number = enqueue(own, 1)
     result = command.run(db, "run", "--jobs", "--workers", 2, PGOPTIONS="-c sql_diffusion.threads=lots")

@@ -52,7 +52,7 @@ STEPS = [
 ]  # fmt: skip
 
 # What only the NumPy extension has.
-OWN = ["start", "cache_dir", "setting_limit", "doctor"]
+OWN = ["start", "cache_dir", "setting_limit", "doctor", "check_painter"]
 
 # All but parallel safety: PL/Python can run no query in a parallel plan before PostgreSQL 17.
 SIGNATURES = """
@@ -77,7 +77,9 @@ def test_twins(numpy_connection: Connection) -> None:
 
 
 def test_what_runs_networks_has_a_twin_in_torch(numpy_connection: Connection) -> None:
-    ours = numpy_connection.execute(SIGNATURES, ["sql_diffusion_torch", ["empty_cache", "settings"]]).fetchall()
+    ours = numpy_connection.execute(
+        SIGNATURES, ["sql_diffusion_torch", ["empty_cache", "settings", "check_painter"]]
+    ).fetchall()
     theirs = numpy_connection.execute(SIGNATURES, ["sql_diffusion_numpy", OWN]).fetchall()
     assert set(ours) <= set(theirs)
     verbs = numpy_connection.execute(

@@ -80,6 +80,33 @@ def test_jobs_of_the_queue(db: str, nodes: Any, own: psycopg.Connection) -> None
     assert own.execute(alone, [ids]).fetchone() == (4,)
 
 
+def test_a_cancelled_job(db: str, nodes: Any, own: psycopg.Connection) -> None:
+    """It is not painted to its end, which a test would not wait for."""
+    wanted = "select sql_diffusion.enqueue(1, %s, 'words', %s)"
+    [(number,)] = own.execute(
+        wanted, ["a moth", '{"num_inference_steps": 100, "height": 256, "width": 256}']
+    ).fetchall()
+    state = "select state from sql_diffusion.jobs where id = %s"
+    given = ["run", "--jobs", "--lease", "1.5 seconds", "--workers", 1, "--ray", nodes.address]
+    with command.start(db, *given) as process:
+        until(lambda: own.execute(state, [number]).fetchone() == ("running",))
+        own.execute("select sql_diffusion.cancel_job(%s)", [number])
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "Painted 0 jobs; the queue gives 0 more\n"), err
+    assert own.execute(state, [number]).fetchone() == ("cancelled",)
+
+
+def test_a_worker_that_cannot_paint_claims_nothing(db: str, nodes: Any, own: psycopg.Connection) -> None:
+    [(number,)] = own.execute("select sql_diffusion.enqueue(1)").fetchall()
+    given = ["run", "--jobs", "--workers", 1, "--ray", nodes.address]
+    result = command.run(db, *given, PGOPTIONS="-c sql_diffusion.memory_limit=much")
+    assert result.returncode == 2
+    assert "sql_diffusion.memory_limit is 'much', expected a number of kB, MB, GB or TB" in result.stderr
+    row = own.execute("select state, attempt from sql_diffusion.jobs where id = %s", [number]).fetchone()
+    assert row == ("queued", 0)
+    own.execute("select sql_diffusion.cancel_job(%s)", [number])
+
+
 @pytest.mark.parametrize("whole", [True, False] if STRESS else [True])
 def test_a_killed_node(db: str, nodes: Any, own: psycopg.Connection, rng: np.random.Generator, whole: bool) -> None:
     """A node, its raylet and its worker, or the worker alone: the other paints all that is left."""

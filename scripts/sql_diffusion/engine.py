@@ -6,7 +6,8 @@ the server's, and the networks' own passes are this machine's.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -48,8 +49,8 @@ class Server:
     Error = Error
     SPIError = SPIError
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, check: Callable[[], None] = lambda: None) -> None:
+        self.connection, self.check = connection, check
 
     def prepare(self, query: str, types: list[str]) -> tuple[str, int]:
         """A query with $1, $2, as psycopg writes it, each of its type; and how many there are."""
@@ -57,7 +58,8 @@ class Server:
         return text, len(types)
 
     def execute(self, plan: tuple[str, int], values: list[Any]) -> list[dict[str, Any]]:
-        """The rows of a query, in the binary form, since the numbers of a text are rounded."""
+        """The rows of a query, in the binary form, since the numbers of a text are rounded. Engines ask one now and then."""
+        self.check()
         text, count = plan
         parameters = {str(number): value for number, value in zip(range(1, count + 1), values, strict=True)}
         try:
@@ -100,12 +102,12 @@ def check_version(connection: Connection) -> None:
 class Engine:
     """Paints with a model of the server."""
 
-    def __init__(self, connection: Connection, count: int) -> None:
-        """count: of threads."""
+    def __init__(self, connection: Connection, count: int, check: Callable[[], None] = lambda: None) -> None:
+        """count: of threads; check: raises an error where a call is to end."""
         threads.load_numpy()
         check_version(connection)
         connection.execute("select set_config('sql_diffusion.threads', %s, false)", [str(count)])
-        self.server = Server(connection)
+        self.server = Server(connection, check)
 
     def pictures(self, verb: str, settings: dict[str, Any]) -> Iterator[bytes]:
         """The PNGs of a call of a verb, with the settings that it has; backend is numpy or torch."""
@@ -121,24 +123,34 @@ class Engine:
         )
         [row] = self.server.ask(sql.SQL("select {}").format(columns), settings)
         arguments = [row.get(key, DEFAULTS.get(key)) for key in kinds]
-        try:
-            if backend == "torch":
-                rows = torch_functions.call(self.server, f"{verb}_many", *arguments)
-            else:
-                rows = getattr(functions, f"{verb}_many")(self.server, *arguments)
-            for *_, picture in rows:
+        with problems():
+            for *_, picture in self.call(backend, f"{verb}_many", *arguments):
                 yield functions.image_png(self.server, picture, 1, 6)
-        except Error as error:
-            raise refusal(error) from error
-        except (MemoryError, RuntimeError) as error:  # the machine's, or PyTorch's: of this call, as in a server
-            raise Problem(f"{type(error).__name__}: {error}", None, DATABASE) from error
-        finally:
-            threads.set_check(None)  # this process may run layers for others, long after the connection
+
+    def check_painter(self, backend: str | None) -> None:
+        """Raises a Problem where it can paint nothing, whatever the model is, as sql_diffusion.check_painter does in a session."""
+        with problems():
+            self.server.ask("select sql_diffusion.check_painter('sql')", {})
+            self.call(backend, "check_painter")
+
+    def call(self, backend: str | None, name: str, *arguments: Any) -> Any:
+        """What a function of the engine gives."""
+        if backend == "torch":
+            return torch_functions.call(self.server, name, *arguments)
+        return getattr(functions, name)(self.server, *arguments)
 
 
-def refusal(error: Error) -> Problem:
-    """What an engine refused, in the words that the server has for it: the function's name is the exception's."""
-    return Problem(f"{type(error).__name__}: {error}", error.hint, USAGE)
+@contextmanager
+def problems() -> Iterator[None]:
+    """What an engine refuses, in the words that the server has for it: the function's name is the exception's."""
+    try:
+        yield
+    except Error as error:
+        raise Problem(f"{type(error).__name__}: {error}", error.hint, USAGE) from error
+    except (MemoryError, RuntimeError) as error:  # the machine's, or PyTorch's: of this call, as in a server
+        raise Problem(f"{type(error).__name__}: {error}", None, DATABASE) from error
+    finally:
+        threads.set_check(None)  # this process may run layers for others, long after the connection
 
 
 def backend_here(connection: Connection, backend: str | None) -> str:

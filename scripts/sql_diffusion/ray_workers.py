@@ -53,11 +53,19 @@ class DistantPainter(Painter):
 
     def __init__(self, connection: Connection, job: Job, models: Connection, threads: int) -> None:
         super().__init__(connection, job, models)
+        self.painted: list[Row] = []  # at the moment
         with model_server.told_apart(job.models_from):
-            self.engine = Engine(models, threads)
+            self.engine = Engine(models, threads, self.check)
+            self.engine.check_painter(job.backend)
+
+    def check(self) -> None:
+        """Ends a call whose pictures nobody wants any longer; the engine asks now and then."""
+        if self.painted and not self.source.wanted(self.painted):
+            raise Problem("the picture is not wanted any longer", None, USAGE)
 
     def paint(self, rows: list[Row]) -> list[bytes]:
         """The pictures, of the models that there were when the rows were claimed; no row is blamed where their server fails."""
+        self.painted = rows
         if self.models is self.connection:
             return super().paint(rows)
         state = model_server.written(self.connection)

@@ -153,9 +153,10 @@ def prepare(connection: Connection, job: Job, models: Connection) -> Job:
     query = job.query.strip().rstrip(";").rstrip()
     job = job._replace(query=query, update=job.update.strip().rstrip(";"))
     try:
+        plain = top_node(connection, query)  # first, as what is wrong with it is told without what comes around it
         described = connection.execute(f"select * from (\n{query}\n) q limit 0".encode()).description or []
         job = job._replace(columns=[column.name for column in described])
-        plain, locked = (top_node(connection, text) for text in (query, f"{query}\n for update skip locked"))
+        locked = top_node(connection, f"{query}\n for update skip locked")
     except psycopg.Error as error:
         raise refused("query", error, PLAIN) from error
     if plain in ("LockRows", "Limit") or locked != "LockRows":
@@ -231,8 +232,8 @@ def refused(what: str, error: Exception, hint: str) -> Problem:
 
 
 def top_node(connection: Connection, query: str) -> str:
-    """The topmost node of a query's plan."""
-    row: Any = connection.execute(f"explain (format json) {query}".encode()).fetchone()
+    """The topmost node of a query's plan. An error where it is more than one statement, as the binary protocol takes one alone."""
+    row: Any = connection.execute(f"explain (format json) {query}".encode(), binary=True).fetchone()
     return str(row[0][0]["Plan"]["Node Type"])
 
 
@@ -256,6 +257,9 @@ class Source(Protocol):
 
     def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
         """The next rows that nobody holds; those that are given up by that are added to failures."""
+
+    def wanted(self, rows: list[Row]) -> list[Row]:
+        """Those of the claimed rows that nobody has cancelled or taken away; may be asked at any moment."""
 
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
         """Writes the pictures of rows; those that took them."""
@@ -314,6 +318,9 @@ class Query:
             )
         return rows
 
+    def wanted(self, rows: list[Row]) -> list[Row]:
+        return rows  # nobody else gets at a row that is locked
+
     def write(self, rows: list[Row], pictures: list[bytes]) -> list[Row]:
         parameters = [{**row.values, "png": picture} for row, picture in zip(rows, pictures, strict=True)]
         with self.connection.cursor() as cursor:
@@ -355,6 +362,7 @@ class Queue:
         self.connection, self.job = connection, job
         self.heard = False
         self.claimed: list[Row] = []
+        self.lost: set[int] = set()  # of these, those that were cancelled, or have another painter
         lease: Any = connection.execute("select extract(epoch from %s::interval)::float8", [job.lease]).fetchone()
         self.period = max(0.1, lease[0] / 3)  # seconds
         if job.stay:
@@ -367,7 +375,7 @@ class Queue:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        self.claimed, done = [], threading.Event()
+        self.claimed, self.lost, done = [], set(), threading.Event()
         keeper = threading.Thread(target=self.keep, args=(done,), daemon=True)
         keeper.start()
         try:
@@ -387,7 +395,10 @@ class Queue:
             )
 
     def keep(self, done: threading.Event) -> None:
-        """Extends the leases of what is being painted, over a connection of its own, which short work never needs."""
+        """Extends the leases of what is being painted, over a connection of its own, which short work never needs.
+
+        Where nothing of it is wanted any longer, the call that paints it is cancelled.
+        """
         with suppress(psycopg.Error, Problem), ExitStack() as stack:  # without it the leases end, and others may claim
             connection = None
             while not done.wait(self.period):
@@ -395,21 +406,29 @@ class Queue:
                     connection = stack.enter_context(connect(self.job.dsn))
                     stay_idle(connection)
                 for row in self.claimed:
-                    connection.execute(
+                    extended = connection.execute(
                         "select sql_diffusion.extend_lease(%(id)s, %(attempt)s, %(lease)s)",
                         {**row.values, "lease": self.job.lease},
                     )
+                    if extended.fetchone() != (True,):
+                        self.lost.add(row.mark)
+                if self.claimed and not self.wanted(self.claimed) and not done.is_set():
+                    self.connection.cancel()
 
     def claim(self, leave: Leave, failures: list[Failure]) -> list[Row]:
         with self.connection.transaction():  # what is locked first is what is claimed, but for what comes in between
             query = "select c.id from sql_diffusion.claimable_jobs c limit %s for update of c skip locked"
             locked = [id for (id,) in self.connection.execute(query, [leave.rows]).fetchall()]
-            self.claimed = self.claim_rows(leave.rows)
+            rows = self.claim_rows(leave.rows)
             query = "select j.id, j.error from sql_diffusion.jobs j where j.id = any (%s) and j.state = 'failed'"
-            missing = sorted({*locked} - {row.mark for row in self.claimed})
+            missing = sorted({*locked} - {row.mark for row in rows})
             given_up = self.connection.execute(query, [missing]).fetchall() if missing else []
         failures += [Failure(id, f"job {id}", error) for id, error in given_up]
-        return self.claimed
+        self.claimed = rows  # which other sessions see by now
+        return rows
+
+    def wanted(self, rows: list[Row]) -> list[Row]:
+        return [row for row in rows if row.mark not in self.lost]
 
     def claim_rows(self, count: int) -> list[Row]:
         """Up to so many jobs. One whose last lease has ended is given up in place of being claimed."""
@@ -509,6 +528,7 @@ class Painter:
 
     def paint_rows(self, rows: list[Row], failures: list[Failure], is_part: bool = False) -> list[Row]:
         """Paints rows together, or where that fails one by one; those that were painted."""
+        rows = self.source.wanted(rows)
         try:
             with self.connection.transaction():
                 return self.source.write(rows, self.paint(rows))

@@ -184,21 +184,13 @@ set search_path to pg_catalog, pg_temp
 as $$
 declare
   chosen text := sql_diffusion.choose_backend(backend);
-  words text;
 begin
   perform from sql_diffusion.models limit 0;
   perform from sql_diffusion.parameters limit 0;
   if chosen = 'numpy' then
-    perform sql_diffusion_numpy.scaled_dot_product_attention('{{0}}', '{{0}}', '{{0}}');
+    perform sql_diffusion_numpy.check_painter();
   elsif chosen = 'torch' then
-    perform sql_diffusion_torch.vae_decode(null, null);
-  end if;
-  return true;
-exception when invalid_parameter_value then
-  -- PyTorch looks at its settings before its arguments, and has no function without a network
-  get stacked diagnostics words = message_text;
-  if words not like '%model is null, expected the name of a model' then
-    raise;
+    perform sql_diffusion_torch.check_painter();
   end if;
   return true;
 end

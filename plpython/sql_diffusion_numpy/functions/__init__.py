@@ -5,7 +5,7 @@ same words."""
 from __future__ import annotations
 
 from .blocks import attention_block, downsample, resnet_block, upsample
-from .diagnosis import doctor
+from .diagnosis import check_painter, doctor
 from .layers import (
     add,
     add_channels,
@@ -70,6 +70,7 @@ __all__ = [
     "add_noise",
     "add_noise_at",
     "attention_block",
+    "check_painter",
     "concatenate",
     "conv2d",
     "ddpm_generate",

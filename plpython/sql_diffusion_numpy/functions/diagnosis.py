@@ -1,4 +1,4 @@
-"""Whether the server is set up to be fast."""
+"""Whether the server is set up to paint, and to be fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 from .. import doctor as diagnosis
 from .. import session
 from ..boundary import boundary
+
+
+@boundary
+def check_painter(plpy: Any) -> bool:
+    session.begin(plpy)
+    return True
 
 
 @boundary
