@@ -24,6 +24,7 @@ SESSION = (
     ("sql-diffusion show mine", 7),
     ("sql-diffusion generate --model mine --seed 42 -o picture.png --ansi", None),
 )
+PACKAGES = os.pathsep.join(str(Path(__file__).parent.parent / folder) for folder in ("scripts", "plpython"))
 WIDTH = 104  # characters
 PIXELS = 1100
 FONT = "DejaVu Sans Mono"  # its half blocks fill their cells
@@ -39,7 +40,7 @@ def main(target: str) -> None:
         arguments = shlex.split(command)[1:]
         ran = subprocess.run(
             [sys.executable, "-m", "sql_diffusion", *arguments],
-            env={**os.environ, "COLUMNS": str(WIDTH)},
+            env={**os.environ, "COLUMNS": str(WIDTH), "PYTHONPATH": PACKAGES},
             check=True,
             stdout=subprocess.PIPE,
             text=True,
