@@ -1,13 +1,17 @@
-"""What a pass of a network takes, reckoned from its plan before it begins, and what there is."""
+"""What a pass of a network takes, reckoned from its plan before it begins, and what there is; when what it frees goes back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from . import threads
 from .errors import fail
 from .layers.modules import PlanRow
-from .threads import get_count
 
 BATCH = 512 << 20  # bytes of activations that the pictures of a batch may take together
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -18,6 +22,11 @@ _INSIDE = {
     "attention_block": 4,
     "attention": 4,
 }  # what a step makes on the way, in sizes of its result
+
+# Of glibc's mallopt (malloc.h)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+KEPT = 64 << 20  # bytes at the end of the heap that a session keeps between layers
+MAPPINGS = 65536  # glibc's own most
 
 _limit: int | None = None
 
@@ -64,7 +73,7 @@ def activations(plan: Sequence[PlanRow], shapes: Mapping[str, Sequence[int]]) ->
         for step in [*row.inputs, row.step]:
             if last_use.get(step, row.step) == row.step and row.operation != "output":
                 held.pop(step, None)
-    return most + 4 * scratch * get_count()
+    return most + 4 * scratch * threads.get_count()
 
 
 def available() -> int | None:
@@ -123,3 +132,46 @@ def check(parameters: int, working: int = 0) -> None:
 def room_for(parameters: int) -> int:
     """Bytes that the pictures of a batch may take together."""
     return BATCH if _limit is None else min(BATCH, _limit - _BASE - parameters)
+
+
+@functools.cache
+def _glibc() -> Any:
+    """The C library where it is glibc, which can be told when freed memory goes back to the system."""
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        if library.mallopt and library.malloc_trim:
+            return library
+    return None
+
+
+@functools.cache
+def keep() -> None:
+    """What a layer frees is there for the next one: glibc would hand it to the system, which clears each page anew. Said once.
+
+    Larger arrays go back at once, as ever, so that none of them waits behind a small one.
+    """
+    if _glibc() is not None:
+        _glibc().mallopt(M_MMAP_THRESHOLD, 16 << 20)
+        _glibc().mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """In here that is so of arrays of any size: a pass of a large network makes and frees hundreds of them."""
+    if _glibc() is None:
+        yield
+        return
+    _glibc().mallopt(M_MMAP_MAX, 0)
+    _glibc().mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    try:
+        yield
+    finally:
+        _glibc().mallopt(M_MMAP_MAX, MAPPINGS)
+        _glibc().mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def give_back() -> None:
+    """Hand what a call has freed to the system: glibc would keep it for a process that may do nothing for hours."""
+    threads.give_back("kernels", "all tiles")  # of a large network, and by far the largest
+    if _glibc() is not None:
+        _glibc().malloc_trim(0)

@@ -34,6 +34,7 @@ from .layers.modules import (
     vector_value,
 )
 from .layers.winograd import assemble
+from .memory import kept
 
 MISSING: Any = []  # the value of an optional input that is not there, of any engine
 
@@ -179,9 +180,10 @@ def run(
     between is called after each step.
     """
     outputs = {}
-    for row, value in run_steps(network, inputs):
-        between()
-        if row.operation == "output":
-            outputs[row.key] = network.engine.step_tensor(row, value)
+    with kept():
+        for row, value in run_steps(network, inputs):
+            between()
+            if row.operation == "output":
+                outputs[row.key] = network.engine.step_tensor(row, value)
     outputs["sample"] = network.engine.step_tensor(row, value)
     return outputs

@@ -15,7 +15,7 @@ from . import cache, memory
 from .errors import fail
 from .layers.modules import Arrays, Layout, Network, PlanRow
 from .network import ENGINE
-from .session import give_memory_back, in_server, query
+from .session import in_server, query
 from .tensors import numbers_from_bytes, read_array_send
 
 KEPT = 8  # networks that a session keeps
@@ -98,7 +98,7 @@ def get_model(plpy: Any, name: str | None, component: str = "unet") -> Model:
         return known[1]
     _models.pop(place, None)
     model = _load(plpy, name, component, identity, digest)
-    give_memory_back()
+    memory.give_back()
     if not in_server(plpy) and query(plpy, _IDENTITY, ["text", "text"], [name, component]) != [identity]:
         del model  # each query saw what there was then: it may be of two states
         return get_model(plpy, name, component)
@@ -134,7 +134,7 @@ def forget(files: str) -> None:
     """Let go of the session's networks of the engines with these files."""
     for place in [place for place in _models if place[2].endswith(files)]:
         del _models[place]
-    give_memory_back()
+    memory.give_back()
 
 
 def cache_folder(plpy: Any) -> str:

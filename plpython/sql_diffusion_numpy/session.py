@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import re
 import time
@@ -13,7 +11,6 @@ from typing import Any
 from . import memory, threads
 from .errors import fail
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 ASK_EVERY = 0.1  # seconds
 FIRST_NOTICE, NOTICE_EVERY = 2.0, 60.0  # seconds before the first, and between two at most
 
@@ -53,8 +50,8 @@ def begin(plpy: Any) -> bool:
     threads.set_count(min(counts) if counts and settings["threads"] else min([threads.default_count(), *counts]))
     sizes = [_bytes(settings[name]) for name in ("memory", "most_memory") if settings[name] is not None]
     memory.set_limit(min(sizes, default=None))
+    memory.keep()
     threads.set_check(functools.partial(cancel_point, plpy))
-    keep_memory()
     return bool(settings["progress"])
 
 
@@ -70,25 +67,6 @@ def _bytes(written: str) -> int:
     if size is None:
         fail(f"sql_diffusion.memory_limit is '{written}', expected a number of kB, MB, GB or TB, as 2GB")
     return int(float(size[1]) * 2 ** {"kB": 10, "MB": 20, "GB": 30, "TB": 40}[size[2]])
-
-
-@functools.cache
-def keep_memory() -> None:
-    """What a layer frees is there for the next one: glibc would hand it to the system, which clears each page anew. Said once.
-
-    Larger arrays go back at once, as ever, so that none of them waits behind a small one.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, 16 << 20)
-        library.mallopt(M_TRIM_THRESHOLD, 64 << 20)
-
-
-def give_memory_back() -> None:
-    """Hand what a call has freed to the system: glibc would keep it for a process that may do nothing for hours."""
-    threads.give_back("kernels", "all tiles")  # of a large network, and by far the largest
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cancel_point(plpy: Any) -> None:

@@ -101,7 +101,7 @@ def unet_(
     )  # fmt: skip
     found, inputs = _network(plpy, given, model, "unet")
     output = network.run(found, inputs, lambda: session.cancel_point(plpy))["sample"][0]
-    session.give_memory_back()
+    memory.give_back()
     return output
 
 
@@ -123,7 +123,7 @@ def text_encoder(plpy: Any, input_ids: Any, model: str | None, component: str) -
         fail("text_encoder: input_ids is " + ("null" if input_ids is None else "empty"))
     found, inputs = _network(plpy, {"input_ids": input_ids}, model, component, "text_encoder")
     output = network.run(found, inputs, lambda: session.cancel_point(plpy))["last_hidden_state"][0]
-    session.give_memory_back()
+    memory.give_back()
     return output
 
 
@@ -137,7 +137,7 @@ def _autoencoder(plpy: Any, function: str, name: str, value: Any, model: str | N
     )
     found, inputs = _network(plpy, {name: value}, model, row["component"], function)
     output = network.run(found, inputs, lambda: session.cancel_point(plpy))["sample"][0]
-    session.give_memory_back()
+    memory.give_back()
     [latent] = [row for row in found.plan if row.operation == "input" and row.key == "latent"]
     return output, latent.in_channels
 

@@ -100,7 +100,7 @@ def _batches(
         told = condition(slice(first, first + many))
         for step, sample, original in pipeline.sample_steps(unet, schedule, begin(batch), between, told):
             yield first, step, step.step == len(schedule), sample, original
-    session.give_memory_back()
+    memory.give_back()
 
 
 def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndarray:
@@ -108,7 +108,7 @@ def _finish_images(plpy: Any, samples: np.ndarray, model: str | None) -> np.ndar
     rows = session.query(plpy, _DECODER, ["text"], [model])
     if not rows:
         return pipeline.denormalize(samples)
-    session.give_memory_back()  # the U-Net's
+    memory.give_back()  # the U-Net's
     between = functools.partial(session.cancel_point, plpy)
     autoencoder = parameters.get_model(plpy, model, rows[0]["component"]).network
     latents = schedulers.scaled(samples, 1 / rows[0]["scaling_factor"])
@@ -285,7 +285,7 @@ def _conditions(
         elif settings["guided"]:
             # clip_skip is not for the negative prompt, in diffusers neither
             negative = inputs(settings["negative_prompt"], 0 if settings["final_norm"] else 1)
-        session.give_memory_back()  # the text encoder's
+        memory.give_back()  # the text encoder's
         return positive, negative
 
     def condition(batch: slice) -> pipeline.Condition:
@@ -348,7 +348,7 @@ def text_to_image(plpy: Any, prompt: str | None, seed: int | None, *arguments: A
     for _, _, last, sample, _ in _text_samples(plpy, [prompt], [seed], TextArguments(*arguments)):
         if last:
             picture = _finish_images(plpy, sample, arguments[0])[0]
-    session.give_memory_back()
+    memory.give_back()
     return picture
 
 
@@ -359,7 +359,7 @@ def text_to_image_many(plpy: Any, prompts: Any, seeds: Any, *arguments: Any) -> 
         if last:
             for number, picture in enumerate(_finish_images(plpy, sample, arguments[0]), begin):
                 yield prompts[number], seeds[number], picture
-    session.give_memory_back()
+    memory.give_back()
 
 
 class RedrawArguments(NamedTuple):
@@ -471,7 +471,7 @@ def redraw(plpy: Any, task: str, picture: Any, mask: Any, prompts: Any, seeds: A
         if last:
             for number, made in enumerate(_finish_images(plpy, sample, given.model), begin):
                 yield prompts[number], seeds[number], made
-    session.give_memory_back()
+    memory.give_back()
 
 
 @boundary
@@ -481,7 +481,7 @@ def finished_image(plpy: Any, sample: Any, model: str | None) -> Any:
     check_all_values("finished_image", sample=(array, sample))
     session.query(plpy, "select sql_diffusion.component_config($1)", ["text"], [model])
     picture = _finish_images(plpy, array[None], model)[0]
-    session.give_memory_back()
+    memory.give_back()
     return picture
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import gpt, parameters, session, tokenizer
+from .. import gpt, memory, parameters, session, tokenizer
 from ..boundary import boundary, number_text
 from ..errors import fail
 from ..layers.modules import Network
@@ -97,7 +97,7 @@ def gpt_next(plpy: Any, prompt: str | None, model: str | None, top_k: int | None
     rows = zip(*(each[:top_k].tolist() for each in gpt.next_tokens(logits, [])), strict=True)
     for rank, (id, probability) in enumerate(rows, 1):
         yield rank, id, _text(vocabulary[id][0]) if id in vocabulary else None, probability
-    session.give_memory_back()
+    memory.give_back()
 
 
 @boundary
@@ -124,4 +124,4 @@ def gpt_generate(
         known = [id for id in ids if id in tokens.vocabulary]
         token = _text(tokens.vocabulary[ids[-1]][0]) if ids[-1] in tokens.vocabulary else None
         yield len(ids) - 1, ids[-1], token, _text(tokenizer.detokenize_bytes(tokens, known, True))
-    session.give_memory_back()
+    memory.give_back()
