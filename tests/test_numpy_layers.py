@@ -137,6 +137,38 @@ def test_a_norm_before_and_sums_behind(rng: np.random.Generator, name: str) -> N
     assert error(piece.values.transpose(0, 3, 1, 2), theirs / 2) < tolerance
 
 
+@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (0, 1, 0, 1), (0, 0, 0, 0)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 3, 40, 33), (2, 28, 3, 12, 20), (3, 600, 4, 9, 11), (5, 9, 1, 16, 3)], ids=str
+)
+def test_a_large_picture_of_few_channels(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], padding: tuple[int, ...]
+) -> None:
+    """Alone, and with all that stands before and behind it; a picture of a batch is the one alone to the bit."""
+    monkeypatch.setattr(conv2d, "_SHIFTED", 1)
+    torch.manual_seed(int(rng.integers(2**32)))
+    batch, ins, outs, height, width = shape
+    x, weight, bias = torch.randn(batch, ins, height, width), torch.randn(outs, ins, 3, 3), torch.randn(batch, outs)
+    layer = convolution(winograd.DIRECT3, weight, bias[0], *padding)
+    [alone] = conv2d.convolve([Piece(channels_last(x), None)], layer)
+    theirs = reference(winograd.DIRECT3, x, weight, bias[0], *padding)
+    assert error(alone.values.transpose(0, 3, 1, 2), theirs) < 1e-5
+    scale, shift, residual = torch.randn(batch, ins), torch.randn(batch, ins), torch.randn(theirs.shape)
+
+    def run(pictures: slice) -> Piece:
+        norm = Norm(scale[pictures].numpy(), shift[pictures].numpy(), True)
+        given = bias[pictures].numpy(), channels_last(residual)[pictures], 0.5
+        return conv2d.convolve([Piece(channels_last(x)[pictures], None)], layer, norm, *given)[0]
+
+    together = run(slice(batch))
+    hidden = functional.silu(x.double() * scale.double()[:, :, None, None] + shift.double()[:, :, None, None])
+    theirs = reference(winograd.DIRECT3, hidden, weight, torch.zeros(outs), *padding)
+    theirs = (theirs + bias[:, :, None, None] + residual) / 2
+    assert error(together.values.transpose(0, 3, 1, 2), theirs) < 1e-5
+    for number in range(batch):
+        assert np.array_equal(together.values[number], run(slice(number, number + 1)).values[0])
+
+
 @pytest.mark.parametrize("batch", [5, 12])
 @pytest.mark.parametrize("size", [(12, 8), (32, 32), (64, 48)], ids=str)
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -27,6 +27,7 @@ _TOGETHER = 1 << 17  # of a product
 _PADDED = 1 << 18  # of the input
 _KERNELS = 3 << 20  # of an out block that is transformed at each call
 _GATED = 2 << 20  # that are gated together
+_SHIFTED = 1 << 16  # pixels of a result that is worth making from products of shifted pixels
 _GROUPED = 1 << 19  # of the products of whole pictures, which are small and many: each call of NumPy's costs, too
 
 # Multiply-adds that are worth waking a thread for, and as many of them as the passes over a value come to
@@ -143,6 +144,7 @@ class _Plan(NamedTuple):
     read_at_once: int  # rows of tiles whose input is read at a time, so that a session does not hold much memory
     small: bool  # whether the products are small ones (lay_out_weight)
     by_block: bool  # all tiles are made first, and each block of the weight is transformed when its turn comes
+    shifted: bool  # pixels are multiplied with all taps at once, and their products added up where they belong
 
 
 def _plan(convolution: Convolution, sizes: _Sizes, gated: bool) -> _Plan:
@@ -160,6 +162,10 @@ def _plan(convolution: Convolution, sizes: _Sizes, gated: bool) -> _Plan:
     most = -(-down // (2 * -(-down // (2 * most)))) if small else max(1, (512 if points is None else 256) // across)
     if gated:
         most = max(1, min(most, _GATED // (across * outs)))
+    # Taps are few where a large picture comes out: to gather their pixels takes longer than to multiply them.
+    shifted = points is None and algorithm.step == 1 and algorithm.size**2 * outs <= ins and height * width >= _SHIFTED
+    if shifted:
+        most = 8
     read_at_once = max(most, (_PADDED // (columns * ins) - algorithm.size) // algorithm.step + 1)
 
     taps = algorithm.size**2 if points is None else algorithm.g.shape[1] ** 2
@@ -190,7 +196,7 @@ def _plan(convolution: Convolution, sizes: _Sizes, gated: bool) -> _Plan:
         parts = [(chunks[slice(*some)], all_blocks) for some in share(len(chunks), threads)]
     else:
         parts = [(_chunks(*rows, down, most), all_blocks) for rows in share(batch * down, threads)]
-    return _Plan(threads, parts, most, read_at_once, small, by_block)
+    return _Plan(threads, parts, most, read_at_once, small, by_block, shifted)
 
 
 # A chunk, its tiles, and the workspaces of which the first may be written over next
@@ -257,10 +263,12 @@ class _Tiles:
                 yield chunk, tiles, scratch
 
     def _gather(self, lines: np.ndarray, many: int, scratch: Iterator[str]) -> np.ndarray:
-        """So many rows of tiles from lines of the input (pictures, rows, columns, in): (points, tiles, in)."""
+        """So many rows of tiles from lines of the input (pictures, rows, columns, in): (points, tiles, in), or shifted the lines."""
         algorithm, points = self.convolution.algorithm, self.convolution.points
         size, step, number, across, ins = algorithm.size, algorithm.step, len(lines), self.sizes.across, self.sizes.ins
         count = number * many * across
+        if self.plan.shifted:
+            return lines[:, : many + size - 1]
         picture, row, column, channel = lines.strides
         if size == 1 and step == 1:
             return lines[:, :many].reshape(1, count, ins)
@@ -316,7 +324,11 @@ class _Result:
         target = self.values[pictures, rows, :, mine]
         bias = (self.bias if len(self.bias) == 1 else self.bias[pictures])[:, mine]
         residual = None if self.residual is None else self.residual[pictures, rows, :, mine]
-        if self.convolution.points is None:
+        if self.plan.shifted:
+            self._add_shifted(target, tiles, weight, bias, scratch)
+            if residual is not None:
+                np.add(target, residual, out=target)
+        elif self.convolution.points is None:
             self._add(thread, target, tiles, weight, bias, residual, scratch)
         else:
             self._transform_back(target, chunk, tiles, weight, bias, residual, scratch)
@@ -355,6 +367,25 @@ class _Result:
             geglu_alone(thread, flat, halves)
         if residual is not None:
             np.add(target, residual, out=target)
+
+    def _add_shifted(
+        self, target: np.ndarray, lines: np.ndarray, weight: np.ndarray, bias: np.ndarray, scratch: Iterator[str]
+    ) -> None:
+        """Each tap's products are a picture, and the result the sum of these, shifted: kn2row (Vasudevan, Anderson and Gregg 2017, arXiv:1704.04428)."""
+        size, (number, many, width, outs), (_, rows, columns, ins) = (
+            self.convolution.algorithm.size,
+            target.shape,
+            lines.shape,
+        )
+        taps = weight.swapaxes(2, 3).reshape(size, size, ins, outs).swapaxes(2, 3).reshape(-1, ins)
+        product = workspace(next(scratch), number, len(taps), rows * columns)
+        np.matmul(taps, lines.reshape(number, -1, ins).swapaxes(1, 2), out=product)
+        pictures = product.reshape(number, size, size, outs, rows, columns)
+        summed = workspace(next(scratch), number, outs, many, width)
+        summed[...] = bias[:, :, None, None]
+        for down, right in itertools.product(range(size), repeat=2):
+            np.add(summed, pictures[:, down, right, :, down : down + many, right : right + width], out=summed)
+        target[...] = summed.transpose(0, 2, 3, 1)
 
     def _transform_back(
         self,
