@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 import helper_command as command
 from draw_butterflies import WINGS, draw_butterfly
 
+pytest_plugins = ["numpy_server"]
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
@@ -61,7 +63,7 @@ def invoke(*arguments: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_the_recipe_makes_a_model_that_the_extension_runs(database: str, tmp_path: Path) -> None:
+def test_the_recipe_makes_a_model_that_the_extension_runs(numpy_database: str, tmp_path: Path) -> None:
     run, folder = tmp_path / "run", tmp_path / "model"
     run.mkdir()
     described.main(run / "described.npz", count=40, first_seed=0, size=32)
@@ -74,20 +76,21 @@ def test_the_recipe_makes_a_model_that_the_extension_runs(database: str, tmp_pat
     invoke("assemble", folder, "--run-dir", run)
     assert [json.loads(line)["step"] for line in (run / "text.jsonl").read_text().splitlines()] == [2, 4]
 
-    command.succeed(database, "load", folder, "--name", "prompted")
+    command.succeed(numpy_database, "load", folder, "--name", "prompted")
     look = CliRunner().invoke(
         evaluate_prompts.app, ["classifier", "--run-dir", str(run), "--steps", "2", "--batch", "4"]
     )
     assert look.exit_code == 0, look.output
     look = CliRunner().invoke(
-        evaluate_prompts.app, ["pictures", "--run-dir", str(run), "--count", "2", "--database", f"dbname={database}"]
+        evaluate_prompts.app,
+        ["pictures", "--run-dir", str(run), "--count", "2", "--database", f"dbname={numpy_database}"],
     )
     assert look.exit_code == 0 and len(look.output.splitlines()) == 2 + len(described.CLASSES) + 5, look.output
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "a Blue butterfly with orange eyespots, at night"
-    with psycopg.connect(dbname=database) as own:
+    with psycopg.connect(dbname=numpy_database) as own:
         row: Any = own.execute(
             "select text_to_image(%s, 5, 'prompted', num_inference_steps => 2, scheduler => 'ddim', guidance_scale => 3)",
             [prompt],
