@@ -48,7 +48,7 @@ comment on function {schema}.{name}({types}) is 'sql_diffusion.{name} {how}: see
 ON_TORCH = (
     "text_encoder", "network_steps", "unet_steps", "unet", "vae_decode", "vae_encode", "vae_moments", "ddpm_steps",
     "ddpm_generate", "text_to_image_steps", "text_to_image", "redraw_steps", "redraw", "finished_image", "gpt_next",
-    "gpt_generate",
+    "gpt_generate", "check_painter",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def complete(declaration: re.Match[str], torch: bool = False) -> str:
     """A declaration of functions.sql with a body in place of the name of its function in Python, and with a comment."""
     name, parameters, function = declaration.groups()
     schema = "sql_diffusion_torch" if torch else "sql_diffusion_numpy"
-    inputs = [text.split() for text in parameters.split(",") if text.split()[0] != "out"]
+    inputs = [text.split() for text in parameters.split(",") if text.split()[:1] not in ([], ["out"])]
     types = [" ".join(words[1:]).partition(" default ")[0] for words in inputs]
     body = BODY.format(
         schema=schema,

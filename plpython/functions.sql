@@ -346,3 +346,9 @@ as 'image_from_png';
 create function sql_diffusion_numpy.image_resize(image real[], height int, width int, method text default 'lanczos') returns real[]
 language plpython3u immutable strict parallel unsafe
 as 'image_resize';
+
+-- The queue: sql_diffusion.check_painter asks the one of its backend
+
+create function sql_diffusion_numpy.check_painter() returns boolean
+language plpython3u stable parallel unsafe
+as 'check_painter';

@@ -75,13 +75,3 @@ return GD["sql_diffusion_numpy"].doctor(plpy)
 $$;
 comment on function sql_diffusion_numpy.doctor() is
   'Is this server set up to be fast? One row a check: interpreter, NumPy, BLAS and its measured speed, threads, cache, versions; status is ok, warning or error.';
-
-create function sql_diffusion_numpy.check_painter() returns boolean
-language plpython3u stable parallel unsafe
-as $$
-if "sql_diffusion_numpy" not in GD:
-    plpy.execute("select sql_diffusion_numpy.start()")
-return GD["sql_diffusion_numpy"].check_painter(plpy)
-$$;
-comment on function sql_diffusion_numpy.check_painter() is
-  'True where this session can paint with NumPy, else the error that says why not: sql_diffusion.check_painter asks it.';

@@ -14,16 +14,6 @@ end;
 comment on function sql_diffusion_torch.settings() is
   'The settings sql_diffusion.device and sql_diffusion.dtype, NULL for what is not set. Whoever may execute this may use backend torch.';
 
-create function sql_diffusion_torch.check_painter() returns boolean
-language plpython3u stable parallel unsafe
-as $$
-if "sql_diffusion_numpy" not in GD:
-    plpy.execute("select sql_diffusion_numpy.start()")
-return GD["sql_diffusion_torch"].call(plpy, "check_painter")
-$$;
-comment on function sql_diffusion_torch.check_painter() is
-  'True where this session can paint with PyTorch, else the error that says why not: sql_diffusion.check_painter asks it.';
-
 create function sql_diffusion_torch.empty_cache() returns void
 language plpython3u volatile parallel unsafe
 as $$

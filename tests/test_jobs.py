@@ -485,8 +485,7 @@ def take_all(db: str) -> list[tuple[int, int]]:
 
 
 def test_many_jobs_and_eight_workers(db: str, own: Connection) -> None:
-    """
-    None is taken twice, and a vacuum frees what the round before left.
+    """None is taken twice, and a vacuum frees what the round before left.
 
     A row is written three times. Where a snapshot of autovacuum's keeps PostgreSQL from pruning as it goes, the second round's two
     dead rows each make twice what is alive; three times would be both rounds'.

@@ -324,12 +324,13 @@ class _Result:
         target = self.values[pictures, rows, :, mine]
         bias = (self.bias if len(self.bias) == 1 else self.bias[pictures])[:, mine]
         residual = None if self.residual is None else self.residual[pictures, rows, :, mine]
-        if self.plan.shifted:
-            self._add_shifted(target, tiles, weight, bias, scratch)
+        if self.convolution.points is None:
+            if self.plan.shifted:
+                self._add_shifted(target, tiles, weight, bias, scratch)
+            else:
+                self._add(thread, target, tiles, weight, bias, scratch)
             if residual is not None:
                 np.add(target, residual, out=target)
-        elif self.convolution.points is None:
-            self._add(thread, target, tiles, weight, bias, residual, scratch)
         else:
             self._transform_back(target, chunk, tiles, weight, bias, residual, scratch)
         if self.output_scale != 1:
@@ -343,7 +344,6 @@ class _Result:
         tiles: np.ndarray,
         weight: np.ndarray,
         bias: np.ndarray,
-        residual: np.ndarray | None,
         scratch: Iterator[str],
     ) -> None:
         """What the products give is the result, or its sum over the in blocks."""
@@ -365,8 +365,6 @@ class _Result:
         np.add(summed.reshape(long.shape), repeated(bias, times)[:, None], out=long)
         if self.gated:
             geglu_alone(thread, flat, halves)
-        if residual is not None:
-            np.add(target, residual, out=target)
 
     def _add_shifted(
         self, target: np.ndarray, lines: np.ndarray, weight: np.ndarray, bias: np.ndarray, scratch: Iterator[str]
